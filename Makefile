@@ -1,0 +1,25 @@
+# Needs Python 3.11 or newer (PYTHON=python3.12 to choose) and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint clean
+
+run: .venv/installed  ## the sinusoid study: all methods, into runs/sinusoid
+	$(BIN)/python -m experiments.sinusoid
+
+test: .venv/installed  ## the test suite, on two processes
+	$(BIN)/python -m pytest -q -n 2
+
+lint: .venv/installed  ## style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdistill needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[experiments,test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

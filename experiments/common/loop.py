@@ -1,0 +1,96 @@
+"""The host loop over compiled learner steps: progress, metrics, checkpoints, non-finite losses."""
+
+import time
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments.common.folder import RunFolder
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The outer loss is no longer finite; the last good checkpoint is on disk."""
+
+    def __init__(self, inner_optimisation: int, inner_step: int, value: float, checkpoint: int):
+        self.inner_optimisation, self.inner_step = inner_optimisation, inner_step
+        self.checkpoint = checkpoint
+        kept = f"that of inner optimisation {checkpoint}" if checkpoint else "none yet"
+        super().__init__(
+            f"outer loss is {value} at inner step {inner_step} of inner optimisation "
+            f"{inner_optimisation}; last good checkpoint: {kept}"
+        )
+
+
+def meta_train(
+    learner,
+    state,
+    tasks_at,
+    *,
+    total: int,
+    horizon: int,
+    folder: RunFolder,
+    label: str,
+    validate=lambda state: {},
+    save_every: int = 10,
+):
+    """Runs `total` inner optimisations, from the folder's last checkpoint on.
+
+    Args:
+      learner: from `hd.learner`.
+      state: its first state, for a run without a checkpoint.
+      tasks_at: m -> tasks of the m-th inner optimisation (m = 1, 2, ...), the same whenever asked.
+      total: M.
+      horizon: T, to number the inner steps.
+      folder: where metrics and checkpoints go.
+      label: for the progress bar.
+      validate: state -> dict of figures for metrics.jsonl.
+      save_every: inner optimisations between two checkpoints.
+
+    Returns:
+      The state after the last inner optimisation.
+
+    Raises:
+      NonFiniteLoss: it names the inner optimisation and the inner step.
+    """
+    done, state = folder.restore(state)
+    products = sum(row["products"] for row in folder.metrics())
+    saved = done
+    with tqdm(total=total, initial=done, desc=label, unit="opt", leave=False) as bar:
+        for m in range(done + 1, total + 1):
+            start = time.perf_counter()
+            state, info = learner.step(state, tasks_at(m))
+            info = jax.device_get(info)
+            elapsed = time.perf_counter() - start
+            _check_finite(info.outer_loss, m, horizon, saved)
+            products += int(info.products)
+            folder.log(_row(m, info, elapsed) | validate(state))
+            bar.set_postfix(
+                loss=f"{info.outer_loss[-1]:.3g}", theta=f"{info.theta:.3g}", products=products
+            )
+            bar.update()
+            if m % save_every == 0 or m == total:
+                folder.save(m, state)
+                saved = m
+    return state
+
+
+def _row(m: int, info, seconds: float) -> dict:
+    """One line of metrics.jsonl."""
+    return {
+        "inner_optimisation": m,
+        "outer_loss": float(info.outer_loss[-1]),
+        "theta": float(info.theta),
+        "products": int(info.products),
+        "first_order_norm": float(np.nanmean(info.first_order_norm)),
+        "second_order_norm": float(np.nanmean(info.second_order_norm)),
+        "seconds": seconds,
+    }
+
+
+def _check_finite(outer_loss, m: int, horizon: int, saved: int) -> None:
+    """Raises NonFiniteLoss at the first bad entry; an offline method's only entry is step T's."""
+    bad = np.flatnonzero(~np.isfinite(outer_loss))
+    if bad.size:
+        step = horizon - len(outer_loss) + int(bad[0]) + 1
+        raise NonFiniteLoss(m, step, float(outer_loss[bad[0]]), saved)

@@ -1,0 +1,60 @@
+"""The paper's methods by name, with the arguments of `hd.learner` that go with each."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import hdistill as hd
+
+MethodName = Literal["fo", "one-step", "drmad", "nift", "greedy", "hyperdistill", "rmd"]
+METHODS: tuple[str, ...] = get_args(MethodName)
+
+
+class Method(NamedTuple):
+    """A method as the tables name it.
+
+    Attributes:
+      title: the name in the tables.
+      estimator: what `hd.learner` takes.
+      arguments: further arguments of `hd.learner`.
+    """
+
+    title: str
+    estimator: hd.Estimator | Callable
+    arguments: dict
+
+
+def methods(
+    problem: hd.Problem,
+    descent: hd.Problem,
+    *,
+    horizon: int,
+    gamma: float,
+    neumann: tuple[int, int],
+) -> dict[str, Method]:
+    """All methods of a study.
+
+    Args:
+      problem: Φ and L_val.
+      descent: the same with one step of plain gradient descent for Φ, the map whose fixed point
+        N.IFT differentiates: Lorraine et al.'s, without the momentum of `problem`'s Φ.
+      horizon: T, over which online RMD is exact.
+      gamma: γ of HyperDistill.
+      neumann: (N, K) of N.IFT: the terms, and the last inner steps in which λ moves.
+    """
+    terms, last = neumann
+    online = hd.online
+    return {
+        "fo": Method("FO", online.first_order(problem), {}),
+        "one-step": Method("1-step", online.one_step(problem), {}),
+        "drmad": Method("DrMAD", hd.offline.drmad, {}),
+        "nift": Method(
+            f"N.IFT({terms}, {last})",
+            online.implicit(descent, solver="neumann", terms=terms),
+            {"last": last},
+        ),
+        "greedy": Method("Greedy (γ=0.5)", online.greedy(problem, gamma=0.5), {}),
+        "hyperdistill": Method(
+            f"HyperDistill (γ={gamma})", online.hyperdistill(problem, gamma=gamma), {}
+        ),
+        "rmd": Method("Online RMD (exact)", online.reverse_mode(problem, window=horizon), {}),
+    }

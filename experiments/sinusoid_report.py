@@ -1,0 +1,139 @@
+"""The sinusoid study's table and plots, from the folders that its runs left."""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.common.folder import read_json, read_metrics
+from experiments.common.methods import METHODS
+from experiments.common.stats import format_interval
+
+# Table 4 of Lee et al. 2022: meta-test MSE, mean ± 95% interval over 5 runs.
+PAPER = {
+    "fo": "0.567 ± 0.193",
+    "one-step": "0.670 ± 0.283",
+    "drmad": "1.086 ± 0.176",
+    "nift": "0.502 ± 0.146",
+    "hyperdistill": "0.327 ± 0.052",
+}
+
+
+class Run(NamedTuple):
+    """What one run left."""
+
+    path: pathlib.Path
+    config: dict
+    summary: dict
+    metrics: list[dict]
+
+
+def read_runs(out: pathlib.Path) -> dict[str, list[Run]]:
+    """The runs that ended, by method, in the tables' order."""
+    runs: dict[str, list[Run]] = {}
+    for name in METHODS:
+        paths = sorted((out / name).glob("seed-*"), key=lambda p: int(p.name.split("-")[1]))
+        for path in paths:
+            config, summary = (read_json(path / f"{part}.json") for part in ("config", "summary"))
+            if config and summary:
+                runs.setdefault(name, []).append(Run(path, config, summary, read_metrics(path)))
+    return runs
+
+
+def table(runs: dict[str, list[Run]]) -> str:
+    """Markdown, ours beside the paper's. Runs that diverged are counted."""
+    lines = [
+        "| method | paper (Table 4) | test MSE, mean ± 95% | median | worst | not finite "
+        "| products | ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in runs.items():
+        finite = [r.summary["test_mse"] for r in found if r.summary["test_mse"] is not None]
+        products = [
+            r.summary["products"] / r.config["inner_optimisations"]
+            for r in found
+            if r.summary["products"] is not None
+        ]
+        seconds = [r.summary["seconds_each"] for r in found if r.summary["seconds_each"]]
+        lines.append(
+            f"| {found[0].config['title']} | {PAPER.get(name, '')} | {format_interval(finite)} "
+            f"| {_number(np.median(finite))} | {_number(np.max(finite))} "
+            f"| {len(found) - len(finite)} of {len(found)} "
+            f"| {np.mean(products):.1f} | {1000 * np.median(seconds):.0f} |"
+            if finite
+            else f"| {found[0].config['title']} | {PAPER.get(name, '')} | – | – | – "
+            f"| {len(found)} of {len(found)} | – | – |"
+        )
+    lines += [
+        "",
+        "Means are over the runs whose test error is finite. Products are Jacobian products of Φ "
+        "for each inner optimisation of a task; ms is the median time of one inner optimisation "
+        "of the meta-batch.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def report(out: pathlib.Path) -> str:
+    """Writes table.md, learning.png and curves.png into `out`; returns the table."""
+    runs = read_runs(out)
+    text = table(runs)
+    (out / "table.md").write_text(text)
+    plot_learning(runs, out / "learning.png")
+    plot_curves(runs, out / "curves.png")
+    return text
+
+
+def plot_learning(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
+    """After Figure 8: training loss and validation error over meta-training."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    panels = [
+        ("outer_loss", "meta-training: outer loss at T"),
+        ("validation_mse", "meta-validation: MSE"),
+    ]
+    for axis, (field, title) in zip(axes, panels):
+        for colour, found in enumerate(runs.values()):
+            length = min(len(run.metrics) for run in found)
+            values = np.array([[row[field] for row in run.metrics[:length]] for run in found])
+            steps = np.arange(1, length + 1)
+            axis.plot(steps, np.median(values, 0), f"C{colour}", label=found[0].config["title"])
+            if len(found) > 1 and length:
+                low, high = np.quantile(values, [0.25, 0.75], axis=0)
+                axis.fill_between(steps, low, high, color=f"C{colour}", alpha=0.15, lw=0)
+        axis.set(title=title, xlabel="inner optimisations", yscale="log")
+        axis.set_ylim(0.1, 10)
+    axes[1].legend(fontsize=8)
+    figure.suptitle("median over runs, quartiles shaded", fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_curves(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
+    """What each method's first run fits to a few test tasks."""
+    files = {name: found[0].path / "curves.json" for name, found in runs.items()}
+    kept = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    if not kept:
+        return
+    tasks = next(iter(kept.values()))
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(4 * len(tasks), 3.5), layout="constrained", squeeze=False
+    )
+    for i, axis in enumerate(axes[0]):
+        axis.plot(tasks[i]["grid"], tasks[i]["truth"], "k--", lw=1, label="truth")
+        axis.plot(tasks[i]["x"], tasks[i]["y"], "ko", ms=4, label="training points")
+        limit = 1.5 * np.abs(tasks[i]["truth"]).max()
+        for colour, (name, curves) in enumerate(kept.items()):
+            title = runs[name][0].config["title"]
+            axis.plot(curves[i]["grid"], curves[i]["fit"], f"C{colour}", lw=1.2, label=title)
+        axis.set(title=f"test task {i + 1}", xlabel="x", ylim=(-limit, limit))
+    axes[0][-1].legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < 1e4 else f"{value:.1e}"

@@ -1,0 +1,44 @@
+"""hdistill: hypergradients in JAX, online and offline, with HyperDistill at its heart.
+
+    problem = hd.from_losses(inner_loss, outer_loss, optax.sgd(0.1, momentum=0.9))
+    weights = hd.InnerState(params, optimizer.init(params))
+    g = hd.offline.reverse_mode(problem, hparams, weights, batches, outer_batch)
+
+See `hd.offline` for the hypergradient over a whole inner optimisation, `hd.online` for estimators
+that give one after every inner step, `hd.learner` for meta-learning with either, and
+`hd.Problem` for a Φ of one's own.
+"""
+
+from hdistill import offline, online
+from hdistill.checks import ZeroHypergradientWarning
+from hdistill.hypergradient.base import Estimator, Hypergradient, OfflineInfo, Transition
+from hdistill.hypergradient.size import SizeSamples, fit_size
+from hdistill.initialization import Initialization, fomaml, reptile
+from hdistill.learner import Learner, LearnerInfo, LearnerState, learner
+from hdistill.parallel import pmap_step
+from hdistill.problem import InnerState, Problem, from_losses, unroll
+
+__all__ = [
+    "Estimator",
+    "Hypergradient",
+    "Initialization",
+    "InnerState",
+    "Learner",
+    "LearnerInfo",
+    "LearnerState",
+    "OfflineInfo",
+    "Problem",
+    "SizeSamples",
+    "Transition",
+    "ZeroHypergradientWarning",
+    "fit_size",
+    "fomaml",
+    "from_losses",
+    "learner",
+    "offline",
+    "online",
+    "pmap_step",
+    "reptile",
+    "unroll",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,134 @@
+"""Bad input, caught while tracing: a ValueError that names argument, value and expectation."""
+
+import dataclasses
+import numbers
+import warnings
+
+import jax
+import jax.numpy as jnp
+
+from hdistill.tree import dtype_of, is_real, shapes
+
+
+class ZeroHypergradientWarning(UserWarning):
+    """A hyperparameter can get no hypergradient from the method chosen, whatever the values."""
+
+
+def check_gamma(gamma) -> float:
+    """A decay γ in [0, 1], static."""
+    if not isinstance(gamma, numbers.Real) or not 0.0 <= float(gamma) <= 1.0:
+        raise ValueError(f"gamma={gamma!r}: expected a number in [0, 1]")
+    return float(gamma)
+
+
+def check_count(name: str, value, least: int = 1) -> int:
+    """A static whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
+    return int(value)
+
+
+def check_hparams(hparams) -> None:
+    """Every hyperparameter is floating point."""
+    for path, leaf in _named(hparams, "hparams"):
+        if not is_real(leaf):
+            raise ValueError(
+                f"{path} has dtype {dtype_of(leaf)}: expected floating point, since a "
+                "hypergradient is taken with respect to every hyperparameter"
+            )
+
+
+def check_problem(problem, hparams, weights, batch, outer_batch) -> None:
+    """Φ keeps the weights' structure, shapes and dtypes; L_val is a scalar; λ is floating point.
+
+    Works on shapes alone (`jax.eval_shape`): nothing is computed or compiled.
+    """
+    check_hparams(hparams)
+    for path, leaf in _named(weights, "weights"):
+        if jnp.issubdtype(dtype_of(leaf), jnp.complexfloating):
+            raise ValueError(f"{path} has dtype {dtype_of(leaf)}: expected real weights")
+    after = jax.eval_shape(problem.update, weights, hparams, batch)
+    Signature.of(weights).check("problem.update(weights, hparams, batch)", after)
+    loss = jax.eval_shape(problem.outer_loss, weights, hparams, outer_batch)
+    if not jax.tree_util.all_leaves([loss]) or loss.shape or not is_real(loss):
+        raise ValueError(
+            f"problem.outer_loss(weights, hparams, batch) returned {loss}: expected a real scalar"
+        )
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """Structure, shapes and dtypes of a tree, carried inside a state without any array."""
+
+    structure: jax.tree_util.PyTreeDef
+    leaves: tuple
+
+    @classmethod
+    def of(cls, tree) -> "Signature":
+        leaves, structure = jax.tree.flatten(tree)
+        return cls(structure, tuple((jnp.shape(x), str(dtype_of(x))) for x in leaves))
+
+    def check(self, name: str, tree) -> None:
+        """Raises a ValueError that names the first leaf of `tree` that differs."""
+        other = Signature.of(tree)
+        if self.structure != other.structure:
+            raise ValueError(f"{name} has structure {other.structure}: expected {self.structure}")
+        for (path, _), found, expected in zip(_named(tree, name), other.leaves, self.leaves):
+            if found != expected:
+                raise ValueError(
+                    f"{path} has shape {found[0]} and dtype {found[1]}: expected shape "
+                    f"{expected[0]} and dtype {expected[1]}"
+                )
+
+
+def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, method: str) -> None:
+    """Warns of hyperparameters that the method can give no hypergradient, whatever the values.
+
+    The hypergradient is traced through Φ repeated `depth` times and then L_val. A vector-Jacobian
+    product is linear in its cotangent, so that a leaf is structurally zero just when no path in
+    the traced program leads to it from the cotangent.
+
+    Args:
+      depth: how many steps of Φ the method sees: 0 for first-order, 1 for the one-product methods;
+        for full-horizon methods 2 is enough to see λ that acts through the optimizer's state.
+      method: the name to use in the warning.
+    """
+
+    def pulled_back(cotangent, weights, hparams, batch, outer_batch):
+        def value(hparams):
+            last = weights
+            for _ in range(depth):
+                last = problem.update(last, hparams, batch)
+            return problem.outer_loss(last, hparams, outer_batch)
+
+        loss, pullback = jax.vjp(value, hparams)
+        return pullback(cotangent.astype(loss.dtype))
+
+    arguments = shapes((weights, hparams, batch, outer_batch))
+    cotangent = shapes(jnp.zeros(()))
+    reached = _reached(jax.make_jaxpr(pulled_back)(cotangent, *arguments).jaxpr)
+    zero = [path for (path, _), live in zip(_named(hparams, "hparams"), reached) if not live]
+    if zero:
+        warnings.warn(
+            f"{method}: the hypergradient of {', '.join(zero)} is structurally zero: no path leads "
+            f"from there to the outer loss through {depth} inner step(s)",
+            ZeroHypergradientWarning,
+            stacklevel=4,
+        )
+
+
+def _reached(jaxpr) -> list[bool]:
+    """Which outputs of a jaxpr depend on its first input."""
+    live = {jaxpr.invars[0]}
+    for equation in jaxpr.eqns:
+        if any(v in live for v in equation.invars if not hasattr(v, "val")):
+            live.update(equation.outvars)
+    return [not hasattr(v, "val") and v in live for v in jaxpr.outvars]
+
+
+def _named(tree, name):
+    return [
+        (f"{name}{jax.tree_util.keystr(path)}", leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]

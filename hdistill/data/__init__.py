@@ -1,0 +1,1 @@
+"""Tasks: pairs of inner and outer data, with a leading meta-batch axis."""

@@ -1,0 +1,47 @@
+"""The recursion behind every exact or interpolated reverse pass."""
+
+import jax
+import optax
+
+from hdistill.products import inner_pullback
+
+
+def backward(
+    problem, hparams, point_at, batch_at, steps, alpha, total=None, visit=None, carry=None
+):
+    """Pulls α back through the inner steps, last to first, and sums what falls on λ.
+
+    For t over `steps`, reversed, with A_t, B_t the Jacobians of Φ at (point_at(t), λ; batch_at(t)):
+
+        g ← g + α B_t
+        α ← α A_t
+
+    After s steps g is g_s^SO, the second-order term of the last s steps (Eq. 16 of the paper, where
+    the points are DrMAD's interpolation; with the true trajectory it is exact reverse mode).
+
+    Args:
+      problem: Φ and L_val.
+      hparams: λ.
+      point_at: t -> the weights before inner step t.
+      batch_at: t -> the batch of inner step t.
+      steps: int array [S], ascending.
+      alpha: cotangent of the weights after the last step, a list (see `products`).
+      total: g to start from; zero if None.
+      visit: `(carry, t, weights, batch, g_s) -> (carry, seen)`, called after each step.
+      carry: its first carry.
+
+    Returns:
+      (α, g, seen): `seen` is stacked by t, not by s: with S steps, s belongs to seen[S - s].
+    """
+    total = optax.tree.zeros_like(hparams) if total is None else total
+
+    def body(state, t):
+        alpha, total, carry = state
+        weights, batch = point_at(t), batch_at(t)
+        alpha, direct = inner_pullback(problem, weights, hparams, batch, alpha)
+        total = optax.tree.add(total, direct)
+        carry, seen = visit(carry, t, weights, batch, total) if visit else (carry, None)
+        return (alpha, total, carry), seen
+
+    (alpha, total, _), seen = jax.lax.scan(body, (alpha, total, carry), steps, reverse=True)
+    return alpha, total, seen

@@ -1,0 +1,51 @@
+"""Distilled batches D* (Eq. 14), forwards online and backwards in Algorithm 4."""
+
+import jax
+import jax.numpy as jnp
+
+from hdistill.problem import leading_axis
+
+
+def check_batch(batch):
+    """D*_0: any batch of the right shapes, since p_1 = 0 and none of it is ever taken.
+
+    Raises:
+      ValueError: leaves that do not share a leading axis, so that there are no examples to mix.
+    """
+    if jax.tree.leaves(batch):
+        leading_axis(batch, "batch")
+    return batch
+
+
+def mix_batches(key, share, old, new):
+    """A batch of B examples, on average share·B of them from `old` and the others from `new`.
+
+    A set of ⌊share·B + u⌋ places is drawn, u ~ U(0, 1); those keep the example of `old`, the others
+    take the one of `new` in the same place. Where both hold the same examples in the same order
+    (full-batch inner steps) the result is that batch again, and at share = 0 it is `new` exactly.
+
+    Warning: the paper rounds share·B. Rounded, a share below 1/(2B) is nothing, and the last
+    batches would never enter once t > 2B at γ = 1; drawn, every past batch has the expected share
+    that Eq. 14 gives it.
+
+    Args:
+      key: PRNG key.
+      share: p in [0, 1], a floating scalar.
+      old: D*_{t-1}, each leaf [B, ...].
+      new: D_t, of the same structure and shapes.
+
+    Returns:
+      D*_t, of the structure and shapes of `new`.
+    """
+    leaves = jax.tree.leaves(new)
+    if not leaves:
+        return new
+    size = leaves[0].shape[0]
+    place_key, count_key = jax.random.split(key)
+    count = jnp.floor(share * size + jax.random.uniform(count_key, dtype=share.dtype))
+    kept = jax.random.permutation(place_key, size) < count
+
+    def choose(a, b):
+        return jnp.where(kept.reshape(-1, *[1] * (b.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, old, new)

@@ -1,0 +1,52 @@
+"""First-order: the direct gradient, with no response of the weights to λ."""
+
+import optax
+
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    LastStep,
+    OfflineInfo,
+    offline_last_step,
+    online_last_step,
+)
+
+_METHOD = LastStep(
+    name="first_order",
+    depth=0,
+    products=lambda weights: 0,
+    second_order=lambda problem, previous, hparams, batch, alpha: optax.tree.zeros_like(hparams),
+)
+
+
+def first_order(
+    problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False
+) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:
+    """g = g^FO = ∂L_val(w_T, λ)/∂λ: the weights are taken not to depend on λ.
+
+    Args:
+      problem: Φ and L_val.
+      hparams: λ, a floating-point pytree.
+      weights: w_0, a pytree.
+      batches: stacked [T, ...], or a function t -> batch (t = 0..T-1) with `horizon`.
+      outer_batch: the batch of L_val.
+      horizon: T, where `batches` does not tell it.
+      return_info: also return an `OfflineInfo`.
+
+    Returns:
+      A `Hypergradient` whose second-order term is zero; with `return_info`, a pair with the info.
+
+    Raises:
+      ValueError: arguments that do not fit together; see `hdistill.checks`.
+
+    Warns:
+      ZeroHypergradientWarning: L_val does not depend on some leaf of λ.
+    """
+    return offline_last_step(
+        _METHOD, problem, hparams, weights, batches, outer_batch, horizon, return_info
+    )
+
+
+def online_first_order(problem) -> Estimator:
+    """g_t = g_t^FO after every inner step, no product; see `offline.first_order`."""
+    return online_last_step(_METHOD, problem)

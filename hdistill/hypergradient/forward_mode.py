@@ -1,0 +1,125 @@
+"""Forward mode (FMD): the Jacobian dw/dλ carried along the inner optimisation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from hdistill.checks import Signature
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    OfflineInfo,
+    make_estimator,
+    open_offline,
+)
+from hdistill.products import outer_pullback
+from hdistill.tree import split
+
+
+class ForwardModeState(NamedTuple):
+    """State of online forward mode."""
+
+    signature: tuple[Signature, Signature]  # of (weights, hparams)
+    products: jax.Array  # int32 []
+    jacobian: list  # Z = dw/dλ: each floating-point leaf of the weights, [number of λ, *leaf]
+
+
+def forward_mode(
+    problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False
+) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:
+    """Exact: Z_0 = 0, Z_t = A_t Z_{t-1} + B_t, g = g^FO + α_T Z_T.
+
+    Memory is constant in T but holds Z, (number of λ) x (number of weights): for few λ.
+
+    References:
+      Franceschi et al., "Forward and Reverse Gradient-Based Hyperparameter Optimization",
+      ICML 2017.
+
+    Args:
+      problem: Φ and L_val.
+      hparams: λ, a floating-point pytree.
+      weights: w_0, a pytree.
+      batches: stacked [T, ...], or a function t -> batch (t = 0..T-1) with `horizon`.
+      outer_batch: the batch of L_val.
+      horizon: T, where `batches` does not tell it.
+      return_info: also return an `OfflineInfo`.
+
+    Returns:
+      A `Hypergradient`; with `return_info`, a pair with the info. T x (number of λ) products.
+
+    Raises:
+      ValueError: arguments that do not fit together; see `hdistill.checks`.
+
+    Warns:
+      ZeroHypergradientWarning: no path leads from some leaf of λ to L_val.
+    """
+    batch_at, horizon = open_offline(
+        problem, hparams, weights, batches, outer_batch, horizon, 2, "forward_mode"
+    )
+
+    def body(carry, t):
+        weights, jacobian = carry
+        batch = batch_at(t)
+        jacobian = _push(problem, weights, hparams, batch, jacobian)
+        return (problem.update(weights, hparams, batch), jacobian), None
+
+    start = (weights, _zero(weights, hparams))
+    (final, jacobian), _ = jax.lax.scan(body, start, jnp.arange(horizon))
+    loss, result = _contract(problem, final, hparams, outer_batch, jacobian)
+    info = OfflineInfo(final, loss, horizon * _count(hparams))
+    return (result, info) if return_info else result
+
+
+def online_forward_mode(problem) -> Estimator:
+    """Exact forward mode after every inner step, Z carried in the state.
+
+    While λ moves, each step's A and B are taken at the λ of that step (as in real-time recurrent
+    learning). See `hdistill.offline.forward_mode`.
+    """
+
+    def init(signature, weights, hparams, batch):
+        return ForwardModeState(signature, jnp.zeros((), jnp.int32), _zero(weights, hparams))
+
+    def observe(state, transition, key):
+        previous, _, hparams, batch, _ = transition
+        jacobian = _push(problem, previous, hparams, batch, state.jacobian)
+        products = state.products + _count(hparams)
+        return state._replace(jacobian=jacobian, products=products)
+
+    def estimate(state, transition):
+        _, current, hparams, _, outer_batch = transition
+        return _contract(problem, current, hparams, outer_batch, state.jacobian)[1], state
+
+    return make_estimator(problem, 2, "forward_mode", init, observe, estimate)
+
+
+def _count(hparams) -> int:
+    return sum(x.size for x in jax.tree.leaves(hparams))
+
+
+def _zero(weights, hparams):
+    return [jnp.zeros((_count(hparams), *x.shape), x.dtype) for x in split(weights)[0]]
+
+
+def _push(problem, weights, hparams, batch, jacobian):
+    """A Z + B, a Jacobian-vector product for each scalar hyperparameter."""
+    real, merge = split(weights)
+    flat, unravel = ravel_pytree(hparams)
+
+    def phi(values, hparams):
+        return split(problem.update(merge(values), hparams, batch))[0]
+
+    def column(j, tangent):
+        unit = unravel(jax.nn.one_hot(j, flat.size, dtype=flat.dtype))
+        return jax.jvp(phi, (real, hparams), (tangent, unit))[1]
+
+    return jax.vmap(column)(jnp.arange(flat.size), jacobian)
+
+
+def _contract(problem, weights, hparams, outer_batch, jacobian):
+    loss, alpha, first_order = outer_pullback(problem, weights, hparams, outer_batch)
+    flat, unravel = ravel_pytree(hparams)
+    response = sum(z.reshape(flat.size, -1) @ a.reshape(-1) for z, a in zip(jacobian, alpha))
+    return loss, Hypergradient(first_order, unravel(response.astype(flat.dtype)))

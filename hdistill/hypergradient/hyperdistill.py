@@ -1,0 +1,95 @@
+"""HyperDistill: the second-order term as one product at a distilled point, times a fitted size."""
+
+import functools
+import numbers
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hdistill.checks import Signature, check_gamma
+from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator
+from hdistill.hypergradient.distill import check_batch, mix_batches
+from hdistill.hypergradient.size import size_samples
+from hdistill.products import hparams_pullback, outer_pullback
+from hdistill.tree import mix, scale, unit
+
+
+class HyperDistillState(NamedTuple):
+    """State of HyperDistill."""
+
+    signature: tuple[Signature, Signature]  # of (weights, hparams)
+    products: jax.Array  # int32 []
+    theta: jax.Array  # θ of Eq. 15, floating []; 1 until replaced by a fitted one
+    weights: object  # w*_t, of the structure of w
+    batch: object  # D*_t, of the structure of a batch
+    decay_sum: jax.Array  # S_t = 1 + γ + … + γ^(t-1), floating []
+
+
+def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit") -> Estimator:
+    """g_t = g_t^FO + π*_t σ(v_t), one Jacobian product a step (Algorithm 3 of Lee et al. 2022).
+
+        S_t  = 1 + γ S_{t-1},  p_t = γ S_{t-1} / S_t                       (Eq. 13)
+        w*_t = p_t w*_{t-1} + (1 - p_t) w_{t-1}                            (Eq. 13)
+        D*_t = a share p_t of D*_{t-1}, the rest of D_t                    (Eq. 14)
+        v_t  = α_t ∂Φ(w*_t, λ; D*_t)/∂λ,  σ(v) = v / ‖v‖
+        π*_t = θ ‖v_t‖ S_t                                                 (Eq. 15)
+
+    so that with a fitted size g_t = g_t^FO + θ S_t v_t, without any division. θ is `state.theta`:
+    fit it with `hd.fit_size` and `state._replace(theta=theta)`; the learner does so by itself.
+    γ = 0 with θ = 1 is `one_step`; γ = 1 distils to the plain average of the trajectory.
+
+    Weights' integer leaves (step counters) take no average: w* has those of w_{t-1}.
+
+    Warning: D* departs from the paper in how a share is rounded. See `mix_batches`.
+
+    Args:
+      problem: Φ and L_val.
+      gamma: γ in [0, 1], the decay of past steps.
+      size: "fit" for π* of Eq. 15, or a number for a constant π*, the norm of the second-order
+        term (1.0 for MetaWeightNet, Appendix I).
+
+    Returns:
+      An `Estimator`. Its state holds one more copy of the weights and of a batch; memory is
+      constant in T.
+
+    Raises:
+      ValueError: γ outside [0, 1], another size, or batches whose leading axes differ.
+    """
+    gamma = check_gamma(gamma)
+    fitted = size == "fit"
+    if not fitted and (not isinstance(size, numbers.Real) or isinstance(size, bool) or size < 0):
+        raise ValueError(f"size={size!r}: expected 'fit' or a number >= 0")
+
+    def init(signature, weights, hparams, batch):
+        return HyperDistillState(
+            signature,
+            products=jnp.zeros((), jnp.int32),
+            theta=jnp.ones(()),
+            weights=jax.tree.map(jnp.asarray, weights),
+            batch=check_batch(batch),
+            decay_sum=jnp.zeros(()),
+        )
+
+    def observe(state, transition, key):
+        decay_sum = 1 + gamma * state.decay_sum
+        share = gamma * state.decay_sum / decay_sum
+        previous = transition.previous
+        return state._replace(
+            weights=mix(share, state.weights, previous, latest=previous),
+            batch=mix_batches(key, share, state.batch, transition.batch),
+            decay_sum=decay_sum,
+        )
+
+    def estimate(state, transition):
+        _, current, hparams, _, outer_batch = transition
+        _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
+        v = hparams_pullback(problem, state.weights, hparams, state.batch, alpha)
+        second_order = (
+            scale(state.theta * state.decay_sum, v) if fitted else scale(size, unit(v)[0])
+        )
+        state = state._replace(products=state.products + 1)
+        return Hypergradient(first_order, second_order), state
+
+    fit = functools.partial(size_samples, problem, gamma) if fitted else None
+    return make_estimator(problem, 1, "hyperdistill", init, observe, estimate, fit)

@@ -1,0 +1,52 @@
+"""One step: the response of the weights through the last inner step alone."""
+
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    LastStep,
+    OfflineInfo,
+    offline_last_step,
+    online_last_step,
+)
+from hdistill.products import hparams_pullback
+
+_METHOD = LastStep(
+    name="one_step", depth=1, products=lambda weights: 1, second_order=hparams_pullback
+)
+
+
+def one_step(
+    problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False
+) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:
+    """g = g^FO + α_T B_T, with B_T = ∂Φ(w_{T-1}, λ; D_T)/∂λ and α_T = ∂L_val(w_T, λ)/∂w.
+
+    References:
+      Luketina et al., "Scalable Gradient-Based Tuning of Continuous Regularization
+      Hyperparameters", ICML 2016.
+
+    Args:
+      problem: Φ and L_val.
+      hparams: λ, a floating-point pytree.
+      weights: w_0, a pytree.
+      batches: stacked [T, ...], or a function t -> batch (t = 0..T-1) with `horizon`.
+      outer_batch: the batch of L_val.
+      horizon: T, where `batches` does not tell it.
+      return_info: also return an `OfflineInfo`.
+
+    Returns:
+      A `Hypergradient`; with `return_info`, a pair with the info. One product.
+
+    Raises:
+      ValueError: arguments that do not fit together; see `hdistill.checks`.
+
+    Warns:
+      ZeroHypergradientWarning: no path leads from some leaf of λ through one step to L_val.
+    """
+    return offline_last_step(
+        _METHOD, problem, hparams, weights, batches, outer_batch, horizon, return_info
+    )
+
+
+def online_one_step(problem) -> Estimator:
+    """g_t = g_t^FO + α_t B_t after every inner step, one product; see `offline.one_step`."""
+    return online_last_step(_METHOD, problem)

@@ -1,0 +1,98 @@
+"""Algorithm 4: the size θ of HyperDistill's second-order term, fitted on a DrMAD pass."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hdistill.checks import check_gamma
+from hdistill.hypergradient.backward import backward
+from hdistill.hypergradient.base import open_offline
+from hdistill.hypergradient.distill import check_batch, mix_batches
+from hdistill.hypergradient.drmad import line
+from hdistill.problem import run
+from hdistill.products import hparams_pullback, outer_pullback
+from hdistill.tree import mix, unit
+
+
+class SizeSamples(NamedTuple):
+    """What θ is fitted to: y_s ≈ θ x_s, for s = 1..T (entry s - 1).
+
+    Attributes:
+      x: ‖v_s‖ S_s, floating [T].
+      y: σ(v_s)ᵀ g_s^SO, the best size along σ(v_s), floating [T].
+    """
+
+    x: jax.Array
+    y: jax.Array
+
+
+def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9, horizon=None):
+    """Fits θ of π* = θ ‖v‖ S by least squares over all horizons (Algorithm 4 of Lee et al. 2022).
+
+    One inner optimisation forwards, then DrMAD's pass back; after s of its steps, with
+    S_s = 1 + γ S_{s-1}, p_s = S_{s-1} / S_s, and ŵ DrMAD's line,
+
+        w*_s = p_s w*_{s-1} + (1 - p_s) ŵ_{T-s},  D*_s likewise            (Eq. 17)
+        v_s  = α_T ∂Φ(w*_s, λ; D*_s)/∂λ
+        x_s  = ‖v_s‖ S_s,  y_s = σ(v_s)ᵀ g_s^SO
+        θ    = Σ x_s y_s / Σ x_s²
+
+    Costs T inner steps and 3T - 1 Jacobian products; memory is constant in T.
+
+    Args:
+      problem: Φ and L_val.
+      hparams: λ, a floating-point pytree.
+      weights: w_0, a pytree.
+      batches: stacked [T, ...], or a function t -> batch (t = 0..T-1) with `horizon`.
+      outer_batch: the batch of L_val.
+      key: PRNG key, for D*.
+      gamma: γ in [0, 1], as the estimator's.
+      horizon: T, where `batches` does not tell it.
+
+    Returns:
+      (theta, samples): a floating scalar and `SizeSamples`. θ is 0 where every v_s is.
+
+    Raises:
+      ValueError: γ outside [0, 1], batches whose leading axes differ, or arguments that do not fit
+        together; see `hdistill.checks`.
+    """
+    gamma = check_gamma(gamma)
+    batch_at, horizon = open_offline(
+        problem, hparams, weights, batches, outer_batch, horizon, 1, "fit_size"
+    )
+    samples = size_samples(problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key)
+    return least_squares(jnp.vdot(samples.x, samples.y), jnp.vdot(samples.x, samples.x)), samples
+
+
+def least_squares(xy, xx):
+    """θ = Σxy / Σx², 0 where Σx² is."""
+    return jnp.where(xx > 0, xy / jnp.where(xx > 0, xx, 1), 0)
+
+
+def size_samples(problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key):
+    """The samples of `fit_size`, unchecked."""
+    steps = jnp.arange(horizon)
+    final, _ = run(problem, hparams, weights, batch_at, steps)
+    _, alpha, _ = outer_pullback(problem, final, hparams, outer_batch)
+    point_at = line(weights, final, horizon)
+
+    def visit(carry, t, point, batch, second_order):
+        weights, mixed, before = carry
+        decay_sum = 1 + gamma * before
+        share = before / decay_sum
+        weights = mix(share, weights, point, latest=weights)
+        mixed = mix_batches(jax.random.fold_in(key, t), share, mixed, batch)
+        direction, norm = unit(hparams_pullback(problem, weights, hparams, mixed, alpha))
+        sample = SizeSamples(norm * decay_sum, optax.tree.vdot(direction, second_order))
+        return (weights, mixed, decay_sum), sample
+
+    start = (point_at(horizon - 1), check_batch(batch_at(steps[-1])), jnp.zeros(()))
+    seen = backward(problem, hparams, point_at, batch_at, steps, alpha, visit=visit, carry=start)[2]
+    return jax.tree.map(lambda x: x[::-1], seen)
+
+
+def fit_products(horizon: int) -> int:
+    """Jacobian products of one fit: DrMAD's 2T - 1, and one v_s for each of T horizons."""
+    return 3 * horizon - 1

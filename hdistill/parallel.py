@@ -1,0 +1,47 @@
+"""Many devices: the only file that knows of them."""
+
+import jax
+
+from hdistill.learner import Learner
+from hdistill.problem import leading_axis
+
+
+def pmap_step(learner: Learner, devices=None):
+    """The learner's step with the meta-batch split over devices by `jax.pmap`.
+
+    λ's hypergradient, φ's and the sums of θ's fit are averaged over the devices ("tasks" axis), so
+    that the state stays the same on all and the numbers are those of `learner.step`.
+
+    Args:
+      learner: from `hd.learner`.
+      devices: the devices to use; None for all.
+
+    Returns:
+      `step(state, tasks) -> (state, info)`, like `learner.step`: tasks with one leading meta-batch
+      axis (not stacked by device), the state neither stacked nor replicated by hand and donated.
+
+    Raises:
+      ValueError: from `step`, where the number of devices does not divide the meta-batch.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    mapped = jax.pmap(
+        lambda state, tasks: learner.transition(state, tasks, "tasks"),
+        axis_name="tasks",
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=devices,
+        donate_argnums=0,
+    )
+
+    def step(state, tasks):
+        size = leading_axis(tasks, "tasks")
+        if size % len(devices):
+            raise ValueError(
+                f"tasks: a meta-batch of {size} does not split over the {len(devices)} devices of "
+                "the 'tasks' axis; expected a multiple"
+            )
+        return mapped(
+            state, jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), tasks)
+        )
+
+    return step

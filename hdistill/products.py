@@ -1,0 +1,44 @@
+"""The only pullbacks: of the outer loss at (w, λ), and of Φ at (w, λ).
+
+With A = ∂Φ/∂w and B = ∂Φ/∂λ, the products that the paper calls JVPs are vector-Jacobian products:
+a cotangent α of the weights times A or B. α is a list, one array for each floating-point leaf of
+the weights, since integer leaves (Adam's step counter) take no derivative.
+"""
+
+import jax
+
+from hdistill.tree import split
+
+
+def outer_pullback(problem, weights, hparams, batch):
+    """The outer loss and its two gradients, in one reverse pass.
+
+    Returns:
+      (L_val, α, g^FO): the scalar loss, α = ∂L_val/∂w as a list of the weights' floating-point
+      leaves, and g^FO = ∂L_val/∂λ of the structure of `hparams`.
+    """
+    real, merge = split(weights)
+    loss, (alpha, first_order) = jax.value_and_grad(
+        lambda r, h: problem.outer_loss(merge(r), h, batch), argnums=(0, 1)
+    )(real, hparams)
+    return loss, alpha, first_order
+
+
+def inner_pullback(problem, weights, hparams, batch, alpha):
+    """(αA, αB) of Φ at (w, λ; D): both Jacobian products from one `jax.vjp`.
+
+    Args:
+      alpha: cotangent of Φ(w, λ; D), a list as `outer_pullback` returns it.
+
+    Returns:
+      αA, a list like `alpha`, and αB, of the structure of `hparams`.
+    """
+    real, merge = split(weights)
+    _, vjp = jax.vjp(lambda r, h: split(problem.update(merge(r), h, batch))[0], real, hparams)
+    return vjp(alpha)
+
+
+def hparams_pullback(problem, weights, hparams, batch, alpha):
+    """αB alone: Φ is not linearised in w, so that no half of the work waits to be thrown away."""
+    _, vjp = jax.vjp(lambda h: split(problem.update(weights, h, batch))[0], hparams)
+    return vjp(alpha)[0]

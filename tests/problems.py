@@ -1,0 +1,134 @@
+"""Problems with known answers, for tests: a quadratic in closed form and a small MLP."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import hdistill as hd
+
+LEARNING_RATE = 0.1
+OPTIMIZERS = {
+    "sgd": optax.sgd(LEARNING_RATE),
+    "momentum": optax.sgd(LEARNING_RATE, momentum=0.9),
+    # eps inside Adam's root as well: at w_0 the MLP's ReLU units may have a gradient of 0 exactly.
+    "adam": optax.adam(LEARNING_RATE, eps_root=1e-8),
+}
+
+
+class Case(NamedTuple):
+    """A problem and one set of arguments for it."""
+
+    problem: hd.Problem
+    hparams: object
+    weights: object
+    batches: object  # stacked [T, B, ...]
+    outer_batch: object
+
+
+class QuadraticConstants(NamedTuple):
+    hessian: np.ndarray  # H [n, n], symmetric positive definite, eigenvalues in [0.5, 2]
+    coupling: np.ndarray  # C [n, k]
+
+
+def quadratic_constants(weights=4, hparams=3, seed=0) -> QuadraticConstants:
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.normal(size=(weights, weights)))
+    hessian = basis @ np.diag(np.linspace(0.5, 2.0, weights)) @ basis.T
+    return QuadraticConstants(hessian, rng.normal(size=(weights, hparams)))
+
+
+def quadratic(optimizer="sgd", horizon=8, batch=6, dtype=jnp.float64, seed=0) -> Case:
+    """L_train = ½ wᵀHw - wᵀ(Cλ + mean of D), L_val = ½‖w - mean of V‖² + ½‖λ‖²."""
+    hessian, coupling = (jnp.asarray(x, dtype) for x in quadratic_constants())
+
+    def inner_loss(w, h, d):
+        return 0.5 * w @ hessian @ w - w @ (coupling @ h + d.mean(0))
+
+    def outer_loss(w, h, v):
+        return 0.5 * jnp.sum((w - v.mean(0)) ** 2) + 0.5 * jnp.sum(h**2)
+
+    rng = np.random.default_rng(seed + 1)
+    params, hparams, batches, outer = (
+        jnp.asarray(rng.normal(size=s), dtype)
+        for s in [(4,), (3,), (horizon, batch, 4), (batch, 4)]
+    )
+    optimizer = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    weights = hd.InnerState(params, optimizer.init(params))
+    return Case(hd.from_losses(inner_loss, outer_loss, optimizer), hparams, weights, batches, outer)
+
+
+class Data(NamedTuple):
+    x: jax.Array  # [B, 2]
+    y: jax.Array  # [B]
+
+
+def mlp(optimizer="sgd", horizon=6, batch=5, dtype=jnp.float64, seed=0) -> Case:
+    """A tanh MLP with awkward trees: w a dict with a list, λ a dict with a tuple, D a NamedTuple.
+
+    λ holds input scales (inside the network), a log weight decay and an output shift that the
+    outer loss sees directly.
+    """
+
+    def predict(w, h, x):
+        hidden = jnp.tanh((x * h["scale"][None]) @ w["layers"][0] + w["layers"][1][None])
+        return hidden @ w["head"] + h["nested"][0]
+
+    def inner_loss(w, h, d):
+        decay = sum(jnp.sum(x**2) for x in jax.tree.leaves(w))
+        return jnp.mean((predict(w, h, d.x) - d.y) ** 2) + jnp.exp(h["nested"][1]) * decay
+
+    def outer_loss(w, h, d):
+        return jnp.mean((predict(w, h, d.x) - d.y) ** 2)
+
+    rng = np.random.default_rng(seed + 2)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    params = {"layers": [0.5 * normal(2, 3), normal(3)], "head": normal(3)}
+    hparams = {"scale": 1 + 0.1 * normal(2), "nested": (0.1 * normal(), normal() - 3)}
+    batches = Data(normal(horizon, batch, 2), normal(horizon, batch))
+    optimizer = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    weights = hd.InnerState(params, optimizer.init(params))
+    problem = hd.from_losses(inner_loss, outer_loss, optimizer)
+    return Case(problem, hparams, weights, batches, Data(normal(batch, 2), normal(batch)))
+
+
+CASES = {"quadratic": quadratic, "mlp": mlp}
+
+
+def grad_of_unroll(case: Case, last=None):
+    """The oracle: `jax.grad` of L_val through a Python loop over Φ.
+
+    Args:
+      last: how many of the last steps λ acts through (traced, if you like); None for all.
+
+    Returns:
+      (total, first_order), the first with λ live in those steps and in L_val.
+    """
+    problem, hparams, weights, batches, outer_batch = case
+    horizon = jax.tree.leaves(batches)[0].shape[0]
+    last = horizon if last is None else last
+
+    def value(h):
+        w = weights
+        for t in range(horizon):
+            live = t >= horizon - last
+            used = jax.tree.map(lambda x, fixed: jnp.where(live, x, fixed), h, hparams)
+            w = problem.update(w, used, jax.tree.map(lambda x: x[t], batches))
+        return problem.outer_loss(w, h, outer_batch)
+
+    final = hd.unroll(problem, hparams, weights, batches)
+    return jax.grad(value)(hparams), jax.grad(problem.outer_loss, 1)(final, hparams, outer_batch)
+
+
+def assert_close(actual, expected, rtol):
+    """Relative to the largest entry of the whole expected tree."""
+    actual, expected = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (actual, expected)
+    )
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * np.abs(expected).max())

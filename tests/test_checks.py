@@ -1,0 +1,155 @@
+"""Bad input: a ValueError that names the argument, its value and what was expected."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hdistill as hd
+from tests.problems import quadratic
+from tests.test_common import OFFLINE, ONLINE
+
+
+def raises(*parts):
+    """A ValueError whose message has all the parts, in order."""
+    return pytest.raises(ValueError, match="(?s)" + ".*".join(parts))
+
+
+def build(case, estimator=None, **arguments):
+    arguments = {"hyper_optimizer": optax.sgd(0.1), "horizon": 4} | arguments
+    return hd.learner(case.problem, estimator or hd.online.one_step(case.problem), **arguments)
+
+
+def tasks_of(case, count=4):
+    return tuple(jnp.stack([x] * count) for x in (case.batches[0], case.outer_batch))
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan"), "0.9"])
+def test_gamma(gamma):
+    case = quadratic()
+    for call in (hd.online.hyperdistill, hd.online.greedy):
+        with raises("gamma=", r"\[0, 1\]"):
+            call(case.problem, gamma=gamma)
+    with raises("gamma="):
+        hd.fit_size(*case, jax.random.key(0), gamma=gamma)
+
+
+@pytest.mark.parametrize("size", [-1.0, "best", None])
+def test_size(size):
+    with raises("size=", "'fit'"):
+        hd.online.hyperdistill(quadratic().problem, size=size)
+
+
+@pytest.mark.parametrize("value", [0, -3, 1.5, True])
+def test_counts(value):
+    case = quadratic()
+    for name in ("horizon", "every", "last", "fit_period"):
+        with raises(f"{name}={value}", ">= 1"):
+            build(case, **{name: value})
+    with raises(f"window={value}", ">= 1"):
+        hd.offline.reverse_mode(*case, window=value)
+    with raises(f"window={value}", ">= 1"):
+        hd.online.reverse_mode(case.problem, window=value)
+    if value is not True:
+        with raises(f"horizon={value}", ">= 1"):
+            hd.unroll(*case[:3], lambda t: case.batches[t], horizon=value)
+
+
+def test_solver_and_terms():
+    case = quadratic()
+    with raises("solver='lu'", "neumann"):
+        hd.offline.implicit(*case, solver="lu")
+    with raises("terms=-1", ">= 0"):
+        hd.online.implicit(case.problem, terms=-1)
+
+
+def test_horizon_of_the_batches():
+    problem, hparams, weights, batches, outer_batch = case = quadratic(horizon=8)
+    with raises("horizon=5", "8"):
+        hd.offline.drmad(*case, horizon=5)
+    with raises("horizon=None", "horizon=T"):
+        hd.offline.drmad(problem, hparams, weights, lambda t: batches[t], outer_batch)
+    with raises("batches", "leading axis", "8", "7"):
+        hd.unroll(problem, hparams, weights, {"x": batches, "y": batches[:7]})
+
+
+def test_estimator_of_the_learner():
+    with raises("estimator='hyperdistill'", "hd.online"):
+        build(quadratic(), "hyperdistill")
+    with raises("every=2", "offline"):
+        build(quadratic(), hd.offline.drmad, every=2)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_offline_methods_check_their_problem(name):
+    method = OFFLINE[name]
+    case = quadratic(horizon=3)
+    problem = case.problem
+    with raises(r"hparams\['count'\]", "int64", "floating point"):
+        method(problem, {"count": jnp.arange(3)}, *case[2:])
+
+    def replace(update=problem.update, outer_loss=problem.outer_loss):
+        return hd.Problem(update, outer_loss), *case[1:]
+
+    with raises("problem.update", "structure"):
+        method(*replace(update=lambda w, h, d: w.params))
+    with raises("problem.update", r"shape \(4, 1\)", r"expected shape \(4,\)"):
+        method(*replace(update=lambda w, h, d: w._replace(params=w.params[:, None])))
+    with raises("problem.update", "float32", "float64"):
+        method(*replace(update=lambda w, h, d: w._replace(params=w.params.astype(jnp.float32))))
+    with raises("problem.outer_loss", "scalar"):
+        method(*replace(outer_loss=lambda w, h, d: w.params + h.sum()))
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_online_estimators_check_every_transition(name):
+    problem, hparams, weights, batches, outer_batch = quadratic(horizon=3)
+    estimator = ONLINE[name](problem)
+    state = estimator.init(weights, hparams, batches[0])
+    good = hd.Transition(weights, weights, hparams, batches[0], outer_batch)
+    with raises("hparams", "int64", "floating point"):
+        estimator.init(weights, jnp.arange(3), batches[0])
+    for step in (estimator.step, estimator.observe):
+        with raises("transition.hparams", r"\(2,\)", r"\(3,\)"):
+            step(state, good._replace(hparams=hparams[:2]), jax.random.key(0))
+        with raises("transition.previous", "structure"):
+            step(state, good._replace(previous=weights.params), jax.random.key(0))
+        with raises("transition.current", r"\(5,\)", r"\(4,\)"):
+            wrong = weights._replace(params=jnp.zeros(5))
+            step(state, good._replace(current=wrong), jax.random.key(0))
+    bad = problem._replace(outer_loss=lambda w, h, d: w.params)
+    with raises("problem.outer_loss", "scalar"):
+        ONLINE[name](bad).step(state, good, jax.random.key(0))
+
+
+def test_examples_to_mix():
+    problem, hparams, weights, *_ = quadratic()
+    estimator = hd.online.hyperdistill(problem)
+    with raises("batch", "leading axis", r"\['x'\]", "6", r"\['y'\]", "5"):
+        estimator.init(weights, hparams, {"x": jnp.zeros((6, 4)), "y": jnp.zeros(5)})
+    with raises("batch", "leading axis", "None"):
+        estimator.init(weights, hparams, {"x": jnp.zeros((6, 4)), "step": jnp.zeros(())})
+
+
+def test_learner_checks_its_state_and_tasks():
+    case = quadratic()
+    built = build(case)
+    with raises("hparams", "int64"):
+        built.init(jax.random.key(0), np.arange(3), case.weights)
+    state = built.init(jax.random.key(0), case.hparams, case.weights)
+    with raises("state.hparams", r"\(2,\)"):
+        built.step(state._replace(hparams=case.hparams[:2]), tasks_of(case))
+    with raises("state.weights", "structure"):
+        built.step(state._replace(weights=case.weights.params), tasks_of(case))
+    inner, outer = tasks_of(case)
+    with raises("tasks", "leading axis", "4", "3"):
+        built.step(state, (inner, outer[:3]))
+
+
+def test_meta_batch_that_the_devices_do_not_divide():
+    case = quadratic()
+    built = build(case)
+    state = built.init(jax.random.key(0), case.hparams, case.weights)
+    with raises("tasks", "6", "4 devices", "'tasks' axis"):
+        hd.pmap_step(built)(state, tasks_of(case, 6))

@@ -1,0 +1,103 @@
+"""Every estimator through one suite: trees, dtypes, jit, vmap, and a hypergradient that is zero."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hdistill as hd
+from tests.problems import assert_close, mlp
+
+OFFLINE = {
+    "first_order": hd.offline.first_order,
+    "one_step": hd.offline.one_step,
+    "forward_mode": hd.offline.forward_mode,
+    "reverse_mode": hd.offline.reverse_mode,
+    "reverse_mode checkpoint": functools.partial(hd.offline.reverse_mode, checkpoint=True),
+    "reverse_mode window": functools.partial(hd.offline.reverse_mode, window=2),
+    "drmad": hd.offline.drmad,
+    "implicit neumann": hd.offline.implicit,
+    "implicit cg": functools.partial(hd.offline.implicit, solver="cg"),
+    "implicit exact": functools.partial(hd.offline.implicit, solver="exact"),
+    "implicit identity": functools.partial(hd.offline.implicit, solver="identity"),
+}
+ONLINE = {
+    "first_order": hd.online.first_order,
+    "one_step": hd.online.one_step,
+    "forward_mode": hd.online.forward_mode,
+    "reverse_mode": functools.partial(hd.online.reverse_mode, window=4),
+    "implicit": functools.partial(hd.online.implicit, solver="neumann", terms=3),
+    "greedy": functools.partial(hd.online.greedy, gamma=0.8),
+    "hyperdistill": functools.partial(hd.online.hyperdistill, gamma=0.8),
+    "hyperdistill fixed": functools.partial(hd.online.hyperdistill, gamma=0.8, size=1.0),
+}
+
+
+def run_online(estimator, problem, hparams, weights, batches, outer_batch):
+    """The hypergradient after the last of the steps."""
+    first = jax.tree.map(lambda x: x[0], batches)
+    state = estimator.init(weights, hparams, first)
+    for t in range(jax.tree.leaves(batches)[0].shape[0]):
+        batch = jax.tree.map(lambda x: x[t], batches)
+        current = problem.update(weights, hparams, batch)
+        transition = hd.Transition(weights, current, hparams, batch, outer_batch)
+        result, state = estimator.step(state, transition, jax.random.key(t))
+        weights = current
+    return result
+
+
+def method(face, name):
+    """(problem, λ, w_0, batches, outer batch) -> Hypergradient."""
+    if face == "offline":
+        return OFFLINE[name]
+    return lambda problem, *rest: run_online(ONLINE[name](problem), problem, *rest)
+
+
+ALL = [("offline", name) for name in OFFLINE] + [("online", name) for name in ONLINE]
+
+
+@pytest.mark.parametrize("face, name", ALL, ids=[" ".join(x) for x in ALL])
+@pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
+class TestSuite:
+    """Each on an MLP whose weights, λ and batches are dicts, lists, tuples and NamedTuples."""
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
+    def test_trees_dtypes_and_jit(self, face, name, dtype):
+        problem, *arguments = mlp("momentum", horizon=2, dtype=dtype)
+        apply = functools.partial(method(face, name), problem)
+        compiled = jax.jit(apply)(*arguments)
+        for term in compiled:
+            assert jax.tree.structure(term) == jax.tree.structure(arguments[0])
+            for leaf, like in zip(jax.tree.leaves(term), jax.tree.leaves(arguments[0])):
+                assert leaf.shape == like.shape and leaf.dtype == dtype
+                assert np.isfinite(leaf).all()
+        if dtype == jnp.float64:
+            with jax.disable_jit():
+                assert_close(apply(*arguments), compiled, 1e-9)
+
+    def test_vmap_over_tasks_is_a_loop_over_tasks(self, face, name):
+        cases = [mlp("sgd", horizon=2, seed=seed) for seed in (0, 10)]
+        hparams = cases[0].hparams
+        apply = functools.partial(method(face, name), cases[0].problem)
+        tasks = [(case.weights, case.batches, case.outer_batch) for case in cases]
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *tasks)
+        mapped = jax.jit(jax.vmap(lambda w, d, v: apply(hparams, w, d, v)))(*stacked)
+        single = jax.jit(apply)
+        for i, task in enumerate(tasks):
+            actual = jax.tree.map(lambda x: x[i], mapped)
+            # Keys are shared between tasks here, so that D* of a task is the same in both.
+            assert_close(actual, single(hparams, *task), 1e-9)
+
+    def test_a_structurally_zero_hypergradient_is_reported(self, face, name):
+        problem = hd.Problem(
+            lambda w, h, d: w - 0.1 * (w - d.mean() * h["used"]),
+            lambda w, h, d: jnp.sum(w**2),
+        )
+        hparams = {"unused": jnp.ones(2), "used": jnp.ones(())}
+        arguments = problem, hparams, jnp.ones(3), jnp.ones((2, 4)), None
+        with pytest.warns(hd.ZeroHypergradientWarning, match=r"hparams\['unused'\]") as caught:
+            jax.eval_shape(functools.partial(method(face, name), problem), *arguments[1:])
+        # g^FO is zero here, so that first-order reports both; the others do see λ through Φ.
+        assert ("hparams['used']" in str(caught[0].message)) == (name == "first_order")

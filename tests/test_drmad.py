@@ -1,0 +1,110 @@
+"""DrMAD, and the backward scan that it shares with reverse mode and the fit of θ."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hdistill as hd
+from hdistill.hypergradient.backward import backward
+from hdistill.hypergradient.drmad import line
+from hdistill.problem import run
+from tests.problems import CASES, Case, assert_close, grad_of_unroll
+
+
+def test_exact_where_the_trajectory_is_a_straight_line():
+    def update(w, h, d):
+        return w + jnp.stack([h[0] * h[1], jnp.sin(h[0])]) * 0.1  # constant speed
+
+    def outer_loss(w, h, d):
+        return jnp.sum(jnp.cos(w)) * h[1]
+
+    problem = hd.Problem(update, outer_loss)
+    hparams, weights = jnp.array([0.7, -1.2]), jnp.array([0.3, 0.4])
+    result = hd.offline.drmad(problem, hparams, weights, None, None, horizon=9)
+    expected = jax.grad(
+        lambda h: outer_loss(hd.unroll(problem, h, weights, None, horizon=9), h, None)
+    )(hparams)
+    assert_close(result.total, expected, 1e-10)
+
+
+def test_exact_where_the_jacobian_changes_along_the_line():
+    # w[1] walks λ a step, and w[0]'s Jacobian depends on how far w[1] is from a clock that does so
+    # too: the line is the trajectory, and on it A and B are those of the clock's time.
+    def update(w, h, clock):
+        return jnp.stack([w[0] + h * jnp.sin(w[1] - clock) + 0.1 * jnp.exp(w[1] - clock), w[1] + h])
+
+    problem = hd.Problem(update, lambda w, h, d: jnp.sum(w**3))
+    hparams, weights, clock = jnp.array(0.1), jnp.array([1.0, 2.0]), 2 + 0.1 * jnp.arange(6)
+    arguments = (problem, hparams, weights, clock, None)
+    expected, _ = grad_of_unroll(Case(*arguments))
+    assert_close(hd.offline.drmad(*arguments).total, expected, 1e-10)
+    curved = problem._replace(update=lambda w, h, clock: w + h * jnp.sin(w) * clock)
+    arguments = (curved, *arguments[1:])
+    with pytest.raises(AssertionError):  # where it is not a line, it is told apart
+        assert_close(hd.offline.drmad(*arguments).total, grad_of_unroll(Case(*arguments))[0], 1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_every_horizon_is_exact_when_fed_the_true_trajectory(optimizer):
+    problem, hparams, weights, batches, outer_batch = case = CASES["mlp"](optimizer)
+    steps = jnp.arange(6)
+
+    def at(tree):
+        return lambda t: jax.tree.map(lambda x: x[t], tree)
+
+    final, trajectory = run(problem, hparams, weights, at(batches), steps, keep=True)
+    gradient = jax.grad(problem.outer_loss, allow_int=True)(final, hparams, outer_batch)
+    alpha = [x for x in jax.tree.leaves(gradient) if x.dtype == jnp.float64]
+    visit = lambda carry, t, w, d, total: (carry, total)  # noqa: E731
+    points = at(trajectory), at(batches)
+    seen = jax.jit(lambda: backward(problem, hparams, *points, steps, alpha, visit=visit)[2])()
+    total, first_order = jax.jit(jax.vmap(lambda s: grad_of_unroll(case, last=s)))(1 + steps)
+    expected = optax.tree.sub(total, first_order)
+    for s in range(1, 7):
+        at_s = jax.tree.map(lambda x: x[s - 1], expected)
+        assert_close(jax.tree.map(lambda x: x[6 - s], seen), at_s, 1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_equals_a_loop_with_explicit_jacobians_on_the_interpolation(optimizer):
+    problem, hparams, weights, batches, outer_batch = case = CASES["quadratic"](optimizer)
+    horizon = batches.shape[0]
+    final = hd.unroll(problem, hparams, weights, batches)
+    # Independent of the library: dense Jacobians of Φ over one flat vector, counters apart.
+    is_float = [x.dtype == jnp.float64 for x in jax.tree.leaves(weights)]
+    structure = jax.tree.structure(weights)
+
+    def flat(tree):
+        return jnp.concatenate([x.ravel() for x, f in zip(jax.tree.leaves(tree), is_float) if f])
+
+    def unflat(vector, counter):
+        leaves, start = [], 0
+        for leaf, f in zip(jax.tree.leaves(weights), is_float):
+            if f:
+                leaves.append(vector[start : start + leaf.size].reshape(leaf.shape))
+                start += leaf.size
+            else:
+                leaves.append(jnp.asarray(counter, leaf.dtype))
+        return structure.unflatten(leaves)
+
+    def phi(vector, h, t):
+        return flat(problem.update(unflat(vector, t), h, batches[t]))
+
+    alpha = jax.grad(lambda v: problem.outer_loss(unflat(v, 0), hparams, outer_batch))(flat(final))
+    expected = jnp.zeros(3)
+    for t in reversed(range(horizon)):
+        point = (1 - t / horizon) * flat(weights) + (t / horizon) * flat(final)
+        a, b = jax.jacrev(phi, (0, 1))(point, hparams, t)
+        expected, alpha = expected + alpha @ b, alpha @ a
+    assert_close(hd.offline.drmad(*case).second_order, expected, 1e-10)
+
+
+def test_line_meets_both_ends_and_counts_steps():
+    first = {"w": jnp.array([1.0, 2.0]), "count": jnp.array(3)}
+    last = {"w": jnp.array([5.0, -2.0]), "count": jnp.array(13)}
+    point_at = line(first, last, 10)
+    for t in range(11):
+        np.testing.assert_allclose(point_at(t)["w"], first["w"] + t / 10 * (last["w"] - first["w"]))
+        assert point_at(t)["count"] == 3 + t

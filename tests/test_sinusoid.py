@@ -1,0 +1,208 @@
+"""The sinusoid study: tasks, model, a smoke run, kill and resume, a loss that is not finite."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hdistill as hd
+from experiments import sinusoid
+from experiments.common.folder import RunFolder
+from experiments.common.loop import NonFiniteLoss, meta_train
+from experiments.common.stats import format_interval, mean_interval
+from hdistill.data.sinusoid import sample_curves, sample_tasks
+from hdistill.models.anil import AnilRegression
+
+SMOKE = sinusoid.PRESETS["smoke"]
+
+
+def test_tasks_are_sinusoids_in_the_paper_s_ranges():
+    curves = sample_curves(jax.random.key(0), 5000)
+    for values, low, high in [(curves.amplitude, 0.1, 5.0), (curves.phase, 0.0, np.pi)]:
+        assert low <= values.min() < low + 0.01 and high - 0.01 < values.max() <= high
+        np.testing.assert_allclose(values.mean(), (low + high) / 2, rtol=0.03)
+    inner, outer = sample_tasks(jax.random.key(1), 50, shots=10)
+    for points in (inner, outer):
+        assert points.x.shape == points.y.shape == (50, 10, 1)
+        assert np.abs(points.x).max() <= 5 and np.abs(points.x).max() > 4.9
+    assert not np.isin(inner.x, outer.x).any()
+    # Both halves are of one curve: y = A sin(x - p) is linear in (sin x, cos x), 20 points, rank 2.
+    for i in range(50):
+        x = np.concatenate([inner.x[i, :, 0], outer.x[i, :, 0]])
+        y = np.concatenate([inner.y[i, :, 0], outer.y[i, :, 0]])
+        basis = np.stack([np.sin(x), np.cos(x)], 1)
+        assert np.abs(basis @ np.linalg.lstsq(basis, y)[0] - y).max() < 1e-6
+
+
+def test_model_splits_features_from_head():
+    model = AnilRegression()
+    x = jnp.linspace(-5, 5, 7)[:, None]
+    hparams, params = model.init(jax.random.key(0), x)
+
+    def count(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    assert count(hparams) == 2 * 100 + 2 * (100 * 100 + 100) and count(params) == 101
+    hidden = x
+    for i in range(3):
+        layer = hparams["params"][f"Dense_{i}"]
+        bound = 1 / np.sqrt(hidden.shape[1])
+        for leaf in layer.values():
+            assert np.abs(leaf).max() <= bound and np.abs(leaf).max() > 0.9 * bound
+        hidden = np.maximum(hidden @ layer["kernel"] + layer["bias"][None], 0)
+    head = params["params"]["Dense_0"]
+    expected = hidden @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(model.apply(params, hparams, x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_paper_preset_is_appendix_g():
+    preset = sinusoid.PRESETS["paper"]
+    assert (preset.horizon, preset.inner_optimisations, preset.meta_batch) == (30, 30, 10)
+    assert (preset.shots, preset.test_tasks, len(preset.seeds)) == (10, 1000, 5)
+
+
+def test_smoke_study_leaves_what_it_should(tmp_path, capsys):
+    config = sinusoid.Config(preset="smoke", out=tmp_path)
+    for method in ("fo", "hyperdistill"):
+        sinusoid.main(dataclasses.replace(config, method=method))
+    printed = capsys.readouterr().out
+    printed = printed[printed.rindex("| method") :]  # the table of the second run
+    assert "HyperDistill (γ=0.9)" in printed and "0.327 ± 0.052" in printed and "| FO |" in printed
+    for name in ("table.md", "learning.png", "curves.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    run = tmp_path / "hyperdistill" / "seed-0"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["inner_optimisation"] for row in rows] == [1, 2, 3, 4]
+    assert [row["products"] for row in rows] == [5 + 14, 5, 5, 5]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["products"] == 34 and 0 < summary["test_mse"] < 10
+    assert summary["diverged"] is None and summary["packages"]["jax"] == jax.__version__
+    # Run again with --resume: nothing is done again, and the table is the same.
+    stamp = (run / "summary.json").stat().st_mtime_ns
+    sinusoid.main(dataclasses.replace(config, method="hyperdistill", resume=True))
+    assert (run / "summary.json").stat().st_mtime_ns == stamp
+    assert capsys.readouterr().out == printed
+    with pytest.raises(ValueError, match=r"--resume.*another run"):
+        other = dataclasses.replace(config, method="hyperdistill", resume=True, gamma=0.5)
+        sinusoid.main(other)
+
+
+KILL_TARGET = """
+import dataclasses, pathlib, sys
+import numpy as np, jax
+from experiments import sinusoid
+from experiments.common.folder import RunFolder
+from experiments.common.methods import methods
+
+preset = dataclasses.replace(sinusoid.PRESETS["smoke"], inner_optimisations=40, fit_period=7)
+chosen = methods(sinusoid.PROBLEM, sinusoid.DESCENT, horizon=5, gamma=0.9, neumann=(5, 6))
+study = sinusoid.Study(chosen["hyperdistill"], preset)
+folder = RunFolder(pathlib.Path(sys.argv[1]), {"seed": 3}, resume=True)
+study.run(3, folder)
+_, state = folder.restore(study.start(3)[0])
+np.savez(sys.argv[2], *jax.tree.leaves((state.hparams, state.weights, state.hyper_state)))
+"""
+
+
+def run_target(folder, result, kill_after=None):
+    """Runs the target to its end, or kills it some seconds after its first checkpoint."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", KILL_TARGET, str(folder), str(result)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | cache)
+    if kill_after is None:
+        assert process.wait(timeout=120) == 0
+        return
+    while process.poll() is None and not list((folder / "checkpoints").glob("[0-9]*")):
+        time.sleep(0.01)
+    time.sleep(kill_after)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    run_target(tmp_path / "whole", tmp_path / "whole.npz")
+    run_target(tmp_path / "cut", tmp_path / "cut.npz", kill_after=random.uniform(0, 0.2))
+    assert not (tmp_path / "cut.npz").exists()
+    done = len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines())
+    assert 10 <= done < 40
+    run_target(tmp_path / "cut", tmp_path / "cut.npz")
+    whole, cut = np.load(tmp_path / "whole.npz"), np.load(tmp_path / "cut.npz")
+    assert whole.files == cut.files
+    for name in whole.files:
+        np.testing.assert_array_equal(whole[name], cut[name])
+
+    def rows(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in lines]
+
+    assert rows("whole") == rows("cut")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    class Learner:
+        """A learner that counts, and whose loss is infinite at step 3 of inner optimisation 7."""
+
+        def step(self, state, tasks):
+            state = state._replace(done=state.done + 1)
+            loss = np.ones(5)
+            if state.done == 7:
+                loss[2] = np.inf
+            norms = np.ones(5)
+            return state, hd.LearnerInfo(loss, np.ones(()), np.array(2), norms, norms)
+
+    available = sinusoid.methods(
+        sinusoid.PROBLEM, sinusoid.DESCENT, horizon=5, gamma=0.9, neumann=(5, 6)
+    )
+    state, _ = sinusoid.Study(available["fo"], SMOKE).start(0)
+    folder = RunFolder(tmp_path, {}, resume=False)
+    with pytest.raises(NonFiniteLoss, match="inf at inner step 3 of inner optimisation 7") as error:
+        meta_train(
+            Learner(),
+            state,
+            lambda m: None,
+            total=10,
+            horizon=5,
+            folder=folder,
+            label="test",
+            save_every=2,
+        )
+    assert error.value.checkpoint == 6
+    assert folder.restore(state)[0] == 6 and folder.restore(state)[1].done == 6
+    assert len(folder.metrics()) == 6
+
+
+def test_a_run_that_diverges_says_so_in_its_summary(tmp_path, monkeypatch):
+    available = sinusoid.methods(
+        sinusoid.PROBLEM, sinusoid.DESCENT, horizon=5, gamma=0.9, neumann=(5, 6)
+    )
+    study = sinusoid.Study(available["fo"], SMOKE)
+    start = study.start
+
+    def poisoned(seed):
+        state, keys = start(seed)
+        weights = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.weights)
+        return state._replace(weights=weights), keys
+
+    monkeypatch.setattr(study, "start", poisoned)
+    folder = RunFolder(tmp_path, {}, resume=False)
+    summary = study.run(0, folder)
+    assert summary["test_mse"] is None
+    assert "nan at inner step 1 of inner optimisation 1" in summary["diverged"]
+    assert "none yet" in summary["diverged"]
+
+
+def test_intervals():
+    mean, half = mean_interval([1.0, 2.0, 3.0, 4.0])
+    assert mean == 2.5
+    np.testing.assert_allclose(half, 3.182446 * np.sqrt(5 / 3) / 2, rtol=1e-6)
+    assert format_interval([0.5]) == "0.500"
+    assert format_interval([1e7, 3e7]) == "2.0e+07 ± 1.3e+08"
