@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hdistill as hd
-from tests.problems import assert_close, mlp
+from tests.problems import assert_close, mlp, quadratic
 
 OFFLINE = {
     "first_order": hd.offline.first_order,
@@ -64,7 +64,7 @@ class TestSuite:
     """Each on an MLP whose weights, λ and batches are dicts, lists, tuples and NamedTuples."""
 
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
-    def test_trees_dtypes_and_jit(self, face, name, dtype):
+    def test_trees_and_dtypes(self, face, name, dtype):
         problem, *arguments = mlp("momentum", horizon=2, dtype=dtype)
         apply = functools.partial(method(face, name), problem)
         compiled = jax.jit(apply)(*arguments)
@@ -73,9 +73,13 @@ class TestSuite:
             for leaf, like in zip(jax.tree.leaves(term), jax.tree.leaves(arguments[0])):
                 assert leaf.shape == like.shape and leaf.dtype == dtype
                 assert np.isfinite(leaf).all()
-        if dtype == jnp.float64:
-            with jax.disable_jit():
-                assert_close(apply(*arguments), compiled, 1e-9)
+
+    def test_jit_and_no_jit_agree(self, face, name):
+        problem, *arguments = quadratic("sgd", horizon=2)
+        apply = functools.partial(method(face, name), problem)
+        compiled = jax.jit(apply)(*arguments)
+        with jax.disable_jit():
+            assert_close(apply(*arguments), compiled, 1e-12)
 
     def test_vmap_over_tasks_is_a_loop_over_tasks(self, face, name):
         cases = [mlp("sgd", horizon=2, seed=seed) for seed in (0, 10)]

@@ -115,7 +115,11 @@ np.savez(sys.argv[2], *jax.tree.leaves((state.hparams, state.weights, state.hype
 
 def run_target(folder, result, kill_after=None):
     """Runs the target to its end, or kills it some seconds after its first checkpoint."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"), "JAX_PLATFORMS": "cpu"}
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PLATFORMS": "cpu",
+    }
     command = [sys.executable, "-c", KILL_TARGET, str(folder), str(result)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | cache)
     if kill_after is None:
