@@ -14,7 +14,8 @@ from hdistill.checks import ZeroHypergradientWarning
 from hdistill.hypergradient.base import Estimator, Hypergradient, OfflineInfo, Transition
 from hdistill.hypergradient.size import SizeSamples, fit_size
 from hdistill.initialization import Initialization, fomaml, reptile
-from hdistill.learner import Learner, LearnerInfo, LearnerState, learner
+from hdistill.inner_loop import LearnerInfo
+from hdistill.learner import Learner, LearnerState, learner
 from hdistill.parallel import pmap_step
 from hdistill.problem import InnerState, Problem, from_losses, unroll
 

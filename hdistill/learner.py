@@ -1,7 +1,7 @@
 """Algorithm 3 as a state transition: one inner optimisation of a meta-batch of tasks."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,10 @@ import numpy as np
 import optax
 
 from hdistill.checks import Signature, check_count, check_hparams
-from hdistill.hypergradient.base import Estimator, Transition
+from hdistill.hypergradient.base import Estimator
 from hdistill.hypergradient.size import fit_products, least_squares
 from hdistill.initialization import Initialization, params_of, with_params
+from hdistill.inner_loop import LearnerInfo, Plan, draw, offline_loop, online_loop, redraw
 from hdistill.problem import Problem, PyTree, leading_axis
 
 
@@ -28,25 +29,6 @@ class LearnerState(NamedTuple):
     theta: jax.Array  # θ of Eq. 15, floating []; 1 where nothing is fitted
 
 
-class LearnerInfo(NamedTuple):
-    """Diagnostics of one inner optimisation, means over the meta-batch.
-
-    Attributes:
-      outer_loss: L_val(w_t, λ) at t = 1..T, before λ moves there, floating [T]. An offline method
-        takes it at the end alone: [1], here and below.
-      theta: θ in force, floating [].
-      products: Jacobian products of Φ spent for each task, a fit of θ included, int32 [].
-      first_order_norm: ‖g^FO‖ of the meta-batch's mean, floating [T]; nan where λ does not move.
-      second_order_norm: ‖g^SO‖, likewise.
-    """
-
-    outer_loss: jax.Array
-    theta: jax.Array
-    products: jax.Array
-    first_order_norm: jax.Array
-    second_order_norm: jax.Array
-
-
 class Learner(NamedTuple):
     """A meta-learner: pure functions over `LearnerState`.
 
@@ -61,20 +43,6 @@ class Learner(NamedTuple):
     init: Callable[..., LearnerState]
     step: Callable[..., tuple[LearnerState, LearnerInfo]]
     transition: Callable[..., tuple[LearnerState, LearnerInfo]]
-
-
-class _Plan(NamedTuple):
-    """The learner's arguments, checked."""
-
-    problem: Problem
-    estimator: Any
-    hyper_optimizer: optax.GradientTransformation
-    initialization: Initialization | None
-    horizon: int
-    moves: np.ndarray  # whether λ moves after inner step t, bool [T]
-    refits: Callable
-    sample_inner: Callable
-    sample_outer: Callable
 
 
 def learner(
@@ -145,7 +113,7 @@ def learner(
         period = check_count("fit_period", fit_period)
         refits = lambda m: (m - 1) % period == 0  # noqa: E731
     steps = np.arange(1, horizon + 1)
-    plan = _Plan(
+    plan = Plan(
         problem,
         estimator,
         hyper_optimizer,
@@ -156,7 +124,7 @@ def learner(
         sample_inner,
         sample_outer,
     )
-    inner = _inner_online if online else _inner_offline
+    inner = online_loop if online else offline_loop
 
     def init(key, hparams, weights) -> LearnerState:
         check_hparams(hparams)
@@ -178,7 +146,7 @@ def learner(
     return Learner(init, jax.jit(transition, donate_argnums=0, static_argnums=2), transition)
 
 
-def _transition(plan: _Plan, inner, state: LearnerState, tasks, axis_name):
+def _transition(plan: Plan, inner, state: LearnerState, tasks, axis_name):
     state.signature[0].check("state.weights", state.weights)
     state.signature[1].check("state.hparams", state.hparams)
     size = leading_axis(tasks, "tasks")
@@ -205,7 +173,7 @@ def _fit(plan, state, tasks, keys, mean):
 
     def sums(task, key):
         key = jax.random.fold_in(key, plan.horizon)
-        batch_at = _batches(plan, key, task)
+        batch_at = redraw(plan, key, task)
         outer_key, mix_key = jax.random.split(jax.random.fold_in(key, plan.horizon))
         outer_batch = plan.sample_outer(outer_key, task)
         x, y = plan.estimator.fit(
@@ -218,94 +186,6 @@ def _fit(plan, state, tasks, keys, mean):
     return jnp.where(due, least_squares(xy, xx), state.theta), due * fit_products(plan.horizon)
 
 
-def _inner_online(plan, state, tasks, keys, mean):
-    """T inner steps, λ moving inside. Returns (state, w_T of each task, info)."""
-    estimator, problem = plan.estimator, plan.problem
-
-    def start(task, key):
-        estimate = estimator.init(state.weights, state.hparams, _draw(plan, key, task, 0)[0])
-        fitted = estimate if estimator.fit is None else estimate._replace(theta=state.theta)
-        return state.weights, fitted
-
-    def move(carry, transition_of, keys):
-        (_, estimates), hparams, hyper_state = carry
-        hyper, estimates = jax.vmap(
-            lambda e, tr, k: estimator.step(e, tr._replace(hparams=hparams), k)
-        )(estimates, transition_of, keys)
-        loss = _outer_losses(problem, transition_of, hparams)
-        hyper = mean(hyper)
-        updates, hyper_state = plan.hyper_optimizer.update(hyper.total, hyper_state, hparams)
-        norms = (optax.tree.norm(hyper.first_order), optax.tree.norm(hyper.second_order))
-        carry = (
-            (transition_of.current, estimates),
-            optax.apply_updates(hparams, updates),
-            hyper_state,
-        )
-        return carry, (mean(loss), *norms)
-
-    def stay(carry, transition_of, keys):
-        (_, estimates), hparams, hyper_state = carry
-        estimates = jax.vmap(
-            lambda e, tr, k: estimator.observe(e, tr._replace(hparams=hparams), k)
-        )(estimates, transition_of, keys)
-        loss = mean(_outer_losses(problem, transition_of, hparams))
-        nan = jnp.full_like(loss, jnp.nan)
-        return ((transition_of.current, estimates), hparams, hyper_state), (loss, nan, nan)
-
-    def body(carry, at):
-        t, moves = at
-        (weights, _), hparams, _ = carry
-
-        def advance(weights, task, key):
-            batch, outer_batch, key = _draw(plan, key, task, t)
-            current = problem.update(weights, hparams, batch)
-            return Transition(weights, current, None, batch, outer_batch), key
-
-        transition_of, step_keys = jax.vmap(advance)(weights, tasks, keys)
-        if plan.moves.all():
-            return move(carry, transition_of, step_keys)
-        return jax.lax.cond(moves, move, stay, carry, transition_of, step_keys)
-
-    carry = jax.vmap(start)(tasks, keys), state.hparams, state.hyper_state
-    steps = (jnp.arange(plan.horizon), jnp.asarray(plan.moves))
-    ((final, estimates), hparams, hyper_state), seen = jax.lax.scan(body, carry, steps)
-    loss, first, second = seen
-    info = LearnerInfo(loss, state.theta, jnp.max(estimates.products), first, second)
-    return state._replace(hparams=hparams, hyper_state=hyper_state), final, info
-
-
-def _inner_offline(plan, state, tasks, keys, mean):
-    """One inner optimisation, λ moving at its end. Returns (state, w_T of each task, info)."""
-
-    def one(task, key):
-        outer_batch = _draw(plan, key, task, plan.horizon - 1)[1]
-        return plan.estimator(
-            plan.problem,
-            state.hparams,
-            state.weights,
-            _batches(plan, key, task),
-            outer_batch,
-            horizon=plan.horizon,
-            return_info=True,
-        )
-
-    hyper, seen = jax.vmap(one)(tasks, keys)
-    hyper = mean(hyper)
-    updates, hyper_state = plan.hyper_optimizer.update(
-        hyper.total, state.hyper_state, state.hparams
-    )
-    hparams = optax.apply_updates(state.hparams, updates)
-
-    info = LearnerInfo(
-        mean(seen.outer_loss)[None],
-        state.theta,
-        jnp.max(seen.products).astype(jnp.int32),
-        optax.tree.norm(hyper.first_order)[None],
-        optax.tree.norm(hyper.second_order)[None],
-    )
-    return state._replace(hparams=hparams, hyper_state=hyper_state), seen.weights, info
-
-
 def _learn_initialization(plan, state, final, tasks, keys, mean):
     """φ ← φ + what the tasks' gradients say; φ itself where there is no rule."""
     rule = plan.initialization
@@ -313,7 +193,7 @@ def _learn_initialization(plan, state, final, tasks, keys, mean):
         return state
 
     def gradient(weights, task, key):
-        outer_batch = _draw(plan, key, task, plan.horizon - 1)[1]
+        outer_batch = draw(plan, key, task, plan.horizon - 1)[1]
         return rule.gradient(plan.problem, state.weights, weights, state.hparams, outer_batch)
 
     gradients = mean(jax.vmap(gradient)(final, tasks, keys))
@@ -321,21 +201,3 @@ def _learn_initialization(plan, state, final, tasks, keys, mean):
     updates, rule_state = rule.optimizer.update(gradients, state.initialization_state, params)
     weights = with_params(state.weights, optax.apply_updates(params, updates))
     return state._replace(weights=weights, initialization_state=rule_state)
-
-
-def _draw(plan, key, task, t):
-    """(D_t, the outer batch, a key for the estimator) of a task's inner step t."""
-    inner_key, outer_key, key = jax.random.split(jax.random.fold_in(key, t), 3)
-    return plan.sample_inner(inner_key, task), plan.sample_outer(outer_key, task), key
-
-
-def _batches(plan, key, task):
-    """t -> D_t, drawn again from the key whenever it is asked for."""
-    return lambda t: _draw(plan, key, task, t)[0]
-
-
-def _outer_losses(problem, transition_of, hparams):
-    """L_val of each task; the compiler shares the forward pass with the gradient's."""
-    return jax.vmap(problem.outer_loss, (0, None, 0))(
-        transition_of.current, hparams, transition_of.outer_batch
-    )
