@@ -31,6 +31,7 @@ from hdistill.models.anil import AnilRegression
 LEARNING_RATE = 0.01
 INNER_OPTIMIZER = optax.sgd(LEARNING_RATE, momentum=0.9)
 HYPER_OPTIMIZER = optax.adam(1e-3)
+NEUMANN = (5, 6)  # N.IFT's number of terms, and the last inner steps in which λ moves
 MODEL = AnilRegression()
 
 
@@ -193,6 +194,7 @@ def spent(folder: RunFolder) -> dict:
     rows = folder.metrics()
     seconds = [row["seconds"] for row in rows]
     return {
+        "inner_optimisations_done": len(rows),
         "products": sum(row["products"] for row in rows),
         "seconds": sum(seconds),
         "seconds_each": float(np.median(seconds)) if seconds else None,
@@ -226,7 +228,7 @@ def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     preset = PRESETS[config.preset]
     available = methods(
-        PROBLEM, DESCENT, horizon=preset.horizon, gamma=config.gamma, neumann=(5, 6)
+        PROBLEM, DESCENT, horizon=preset.horizon, gamma=config.gamma, neumann=NEUMANN
     )
     names = list(available) if config.method == "all" else [config.method]
     for name in names:
@@ -238,6 +240,8 @@ def main(config: Config) -> None:
                 "title": available[name].title,
                 "seed": seed,
                 "preset": config.preset,
+                "gamma": config.gamma,
+                "neumann": list(NEUMANN),
                 **dataclasses.asdict(preset),
             }
             settings["seeds"] = list(settings["seeds"])

@@ -53,22 +53,22 @@ def table(runs: dict[str, list[Run]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in runs.items():
-        finite = [r.summary["test_mse"] for r in found if r.summary["test_mse"] is not None]
-        products = [
-            r.summary["products"] / r.config["inner_optimisations"]
-            for r in found
-            if r.summary["products"] is not None
+        summaries = [run.summary for run in found]
+        finite = [s["test_mse"] for s in summaries if s["test_mse"] is not None]
+        done = sum(s["inner_optimisations_done"] for s in summaries)
+        products = sum(s["products"] for s in summaries) / done if done else np.nan
+        seconds = [s["seconds_each"] for s in summaries if s["seconds_each"]]
+        cells = [
+            found[0].config["title"],
+            PAPER.get(name, ""),
+            format_interval(finite),
+            _number(np.median(finite)) if finite else "–",
+            _number(np.max(finite)) if finite else "–",
+            f"{len(found) - len(finite)} of {len(found)}",
+            f"{products:.1f}",
+            f"{1000 * np.median(seconds):.0f}" if seconds else "–",
         ]
-        seconds = [r.summary["seconds_each"] for r in found if r.summary["seconds_each"]]
-        lines.append(
-            f"| {found[0].config['title']} | {PAPER.get(name, '')} | {format_interval(finite)} "
-            f"| {_number(np.median(finite))} | {_number(np.max(finite))} "
-            f"| {len(found) - len(finite)} of {len(found)} "
-            f"| {np.mean(products):.1f} | {1000 * np.median(seconds):.0f} |"
-            if finite
-            else f"| {found[0].config['title']} | {PAPER.get(name, '')} | – | – | – "
-            f"| {len(found)} of {len(found)} | – | – |"
-        )
+        lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
         "Means are over the runs whose test error is finite. Products are Jacobian products of Φ "
@@ -90,24 +90,30 @@ def report(out: pathlib.Path) -> str:
 
 def plot_learning(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
     """After Figure 8: training loss and validation error over meta-training."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 4), layout="constrained")
     panels = [
         ("outer_loss", "meta-training: outer loss at T"),
         ("validation_mse", "meta-validation: MSE"),
     ]
     for axis, (field, title) in zip(axes, panels):
         for colour, found in enumerate(runs.values()):
-            length = min(len(run.metrics) for run in found)
-            values = np.array([[row[field] for row in run.metrics[:length]] for run in found])
+            length = max(len(run.metrics) for run in found)
+            values = np.full((len(found), length), np.inf)  # a run that has stopped has diverged
+            for row, run in zip(values, found):
+                figures = [entry[field] for entry in run.metrics]
+                row[: len(figures)] = [np.inf if x is None else x for x in figures]
+            # Of sorted runs, without arithmetic: half-way to infinity there is no number.
+            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="nearest")
             steps = np.arange(1, length + 1)
-            axis.plot(steps, np.median(values, 0), f"C{colour}", label=found[0].config["title"])
-            if len(found) > 1 and length:
-                low, high = np.quantile(values, [0.25, 0.75], axis=0)
-                axis.fill_between(steps, low, high, color=f"C{colour}", alpha=0.15, lw=0)
-        axis.set(title=title, xlabel="inner optimisations", yscale="log")
-        axis.set_ylim(0.1, 10)
-    axes[1].legend(fontsize=8)
-    figure.suptitle("median over runs, quartiles shaded", fontsize=9)
+            axis.plot(steps, middle, f"C{colour}", label=found[0].config["title"])
+            axis.fill_between(
+                steps, low, np.minimum(high, 1e9), color=f"C{colour}", alpha=0.15, lw=0
+            )
+        axis.set(title=title, xlabel="inner optimisations", yscale="log", ylim=(0.1, 10))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.suptitle(
+        "median over runs, quartiles shaded; a run that diverged counts as infinite", fontsize=9
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -120,7 +126,7 @@ def plot_curves(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
         return
     tasks = next(iter(kept.values()))
     figure, axes = plt.subplots(
-        1, len(tasks), figsize=(4 * len(tasks), 3.5), layout="constrained", squeeze=False
+        1, len(tasks), figsize=(4 * len(tasks) + 2, 3.5), layout="constrained", squeeze=False
     )
     for i, axis in enumerate(axes[0]):
         axis.plot(tasks[i]["grid"], tasks[i]["truth"], "k--", lw=1, label="truth")
@@ -130,7 +136,8 @@ def plot_curves(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
             title = runs[name][0].config["title"]
             axis.plot(curves[i]["grid"], curves[i]["fit"], f"C{colour}", lw=1.2, label=title)
         axis.set(title=f"test task {i + 1}", xlabel="x", ylim=(-limit, limit))
-    axes[0][-1].legend(fontsize=7)
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -16,8 +16,8 @@ class ZeroHypergradientWarning(UserWarning):
 
 def check_gamma(gamma) -> float:
     """A decay γ in [0, 1], static."""
-    if not isinstance(gamma, numbers.Real) or not 0.0 <= float(gamma) <= 1.0:
-        raise ValueError(f"gamma={gamma!r}: expected a number in [0, 1]")
+    if isinstance(gamma, bool) or not isinstance(gamma, numbers.Real) or not 0 <= float(gamma) <= 1:
+        raise ValueError(f"gamma={gamma!r}: expected a Python number in [0, 1]")
     return float(gamma)
 
 
@@ -38,6 +38,12 @@ def check_hparams(hparams) -> None:
             )
 
 
+def check_update(problem, hparams, weights, batch) -> None:
+    """Φ keeps the weights' structure, shapes and dtypes."""
+    after = jax.eval_shape(problem.update, weights, hparams, batch)
+    Signature.of(weights).check("problem.update(weights, hparams, batch)", after)
+
+
 def check_problem(problem, hparams, weights, batch, outer_batch) -> None:
     """Φ keeps the weights' structure, shapes and dtypes; L_val is a scalar; λ is floating point.
 
@@ -47,8 +53,7 @@ def check_problem(problem, hparams, weights, batch, outer_batch) -> None:
     for path, leaf in _named(weights, "weights"):
         if jnp.issubdtype(dtype_of(leaf), jnp.complexfloating):
             raise ValueError(f"{path} has dtype {dtype_of(leaf)}: expected real weights")
-    after = jax.eval_shape(problem.update, weights, hparams, batch)
-    Signature.of(weights).check("problem.update(weights, hparams, batch)", after)
+    check_update(problem, hparams, weights, batch)
     loss = jax.eval_shape(problem.outer_loss, weights, hparams, outer_batch)
     if not jax.tree_util.all_leaves([loss]) or loss.shape or not is_real(loss):
         raise ValueError(
@@ -85,14 +90,32 @@ class Signature:
 def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, method: str) -> None:
     """Warns of hyperparameters that the method can give no hypergradient, whatever the values.
 
-    The hypergradient is traced through Φ repeated `depth` times and then L_val. A vector-Jacobian
-    product is linear in its cotangent, so that a leaf is structurally zero just when no path in
-    the traced program leads to it from the cotangent.
-
     Args:
-      depth: how many steps of Φ the method sees: 0 for first-order, 1 for the one-product methods;
-        for full-horizon methods 2 is enough to see λ that acts through the optimizer's state.
+      depth: how many steps of Φ the method sees: 0 for first-order, 1 for the one-product methods,
+        T for full-horizon ones.
       method: the name to use in the warning.
+    """
+    # λ may take several steps to act, at most as many as the weights have leaves to pass through
+    # (and one); two are enough for any optimizer, so that only a suspicion costs the longer look.
+    longest = min(depth, len(jax.tree.leaves(weights)) + 1)
+    for steps in dict.fromkeys((min(depth, 2), longest)):
+        reached = _reaches(problem, hparams, weights, batch, outer_batch, steps)
+        zero = [path for (path, _), live in zip(_named(hparams, "hparams"), reached) if not live]
+        if not zero:
+            return
+    warnings.warn(
+        f"{method}: the hypergradient of {', '.join(zero)} is structurally zero: no path leads "
+        f"from there to the outer loss through {longest} inner step(s)",
+        ZeroHypergradientWarning,
+        stacklevel=4,
+    )
+
+
+def _reaches(problem, hparams, weights, batch, outer_batch, depth: int) -> list[bool]:
+    """Which leaves of λ a path leads from, through Φ repeated `depth` times, to L_val.
+
+    A vector-Jacobian product is linear in its cotangent, so that a leaf is structurally zero just
+    when no path in the traced program leads to it from the cotangent.
     """
 
     def pulled_back(cotangent, weights, hparams, batch, outer_batch):
@@ -107,15 +130,7 @@ def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, meth
 
     arguments = shapes((weights, hparams, batch, outer_batch))
     cotangent = shapes(jnp.zeros(()))
-    reached = _reached(jax.make_jaxpr(pulled_back)(cotangent, *arguments).jaxpr)
-    zero = [path for (path, _), live in zip(_named(hparams, "hparams"), reached) if not live]
-    if zero:
-        warnings.warn(
-            f"{method}: the hypergradient of {', '.join(zero)} is structurally zero: no path leads "
-            f"from there to the outer loss through {depth} inner step(s)",
-            ZeroHypergradientWarning,
-            stacklevel=4,
-        )
+    return _reached(jax.make_jaxpr(pulled_back)(cotangent, *arguments).jaxpr)
 
 
 def _reached(jaxpr) -> list[bool]:

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hdistill.checks import Signature, check_count, check_hparams
+from hdistill import online
+from hdistill.checks import Signature, check_count, check_hparams, check_problem
 from hdistill.hypergradient.base import Estimator
 from hdistill.hypergradient.size import fit_products, least_squares
 from hdistill.initialization import Initialization, params_of, with_params
 from hdistill.inner_loop import LearnerInfo, Plan, draw, offline_loop, online_loop, redraw
 from hdistill.problem import Problem, PyTree, leading_axis
+from hdistill.tree import dtype_of
 
 
 class LearnerState(NamedTuple):
@@ -89,20 +91,30 @@ def learner(
       A `Learner`. `step(state, tasks)` takes tasks as a pytree with a leading meta-batch axis.
 
     Raises:
-      ValueError: horizon, every, last or fit_period below 1; every or last with an offline method;
-        hyperparameters that are not floating point; and, while tracing, whatever does not fit.
+      ValueError: horizon, every, last or fit_period below 1, or such that λ never moves; every or
+        last with an offline method; an estimator, initialization or hyper_optimizer of another
+        kind; from `init`, hyperparameters that are not floating point; from `step`, while tracing,
+        a Φ or L_val that is not one (see `hdistill.checks`) and tasks that do not fit together.
     """
     horizon = check_count("horizon", horizon)
     every, last = (
         check_count("every", every),
         check_count("last", horizon if last is None else last),
     )
-    if not callable(estimator) and not isinstance(estimator, Estimator):
+    uncalled = any(estimator is getattr(online, name) for name in online.__all__)
+    if uncalled or not (isinstance(estimator, Estimator) or callable(estimator)):
         raise ValueError(
-            f"estimator={estimator!r}: expected hd.online.NAME(problem) or a method of hd.offline"
+            f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), a method of "
+            "hd.offline, or a function called like one"
         )
-    online = isinstance(estimator, Estimator)
-    if not online and (every, last) != (1, horizon):
+    if initialization is not None and not isinstance(initialization, Initialization):
+        raise ValueError(
+            f"initialization={initialization!r}: expected hd.reptile(...), hd.fomaml(...) or None"
+        )
+    if not isinstance(hyper_optimizer, optax.GradientTransformation):
+        raise ValueError(f"hyper_optimizer={hyper_optimizer!r}: expected an optax transformation")
+    is_online = isinstance(estimator, Estimator)
+    if not is_online and (every, last) != (1, horizon):
         raise ValueError(
             f"every={every}, last={last}: expected neither, since an offline method moves λ "
             "once, at the end"
@@ -113,22 +125,28 @@ def learner(
         period = check_count("fit_period", fit_period)
         refits = lambda m: (m - 1) % period == 0  # noqa: E731
     steps = np.arange(1, horizon + 1)
+    moves = (steps % every == 0) & (steps > horizon - last)
+    if not moves.any():
+        raise ValueError(
+            f"every={every}, last={last}: λ would never move in horizon={horizon} inner steps; "
+            "expected a multiple of every among the last steps"
+        )
     plan = Plan(
         problem,
         estimator,
         hyper_optimizer,
         initialization,
         horizon,
-        (steps % every == 0) & (steps > horizon - last),
+        moves,
         refits,
         sample_inner,
         sample_outer,
     )
-    inner = online_loop if online else offline_loop
+    inner = online_loop if is_online else offline_loop
 
     def init(key, hparams, weights) -> LearnerState:
         check_hparams(hparams)
-        key, hparams, weights = jax.tree.map(jnp.copy, (key, hparams, weights))
+        key, hparams, weights = jax.tree.map(_own, (key, hparams, weights))
         return LearnerState(
             (Signature.of(weights), Signature.of(hparams)),
             jnp.zeros((), jnp.int32),
@@ -146,10 +164,17 @@ def learner(
     return Learner(init, jax.jit(transition, donate_argnums=0, static_argnums=2), transition)
 
 
+def _own(leaf):
+    """A copy that may be donated, its dtype no longer weak (an update would make it strong)."""
+    if jnp.issubdtype(dtype_of(leaf), jax.dtypes.extended):
+        return jnp.copy(leaf)
+    return jnp.array(leaf, dtype_of(leaf))
+
+
 def _transition(plan: Plan, inner, state: LearnerState, tasks, axis_name):
     state.signature[0].check("state.weights", state.weights)
     state.signature[1].check("state.hparams", state.hparams)
-    size = leading_axis(tasks, "tasks")
+    size = check_count("meta-batch (the leading axis of tasks)", leading_axis(tasks, "tasks"))
 
     def mean(tree):
         tree = jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
@@ -158,6 +183,9 @@ def _transition(plan: Plan, inner, state: LearnerState, tasks, axis_name):
     key, step_key = jax.random.split(state.key)
     first = jax.lax.axis_index(axis_name) * size if axis_name else 0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, first + jnp.arange(size))
+    task = jax.tree.map(lambda x: x[0], tasks)
+    batch, outer_batch, _ = jax.eval_shape(lambda key, task: draw(plan, key, task, 0), key, task)
+    check_problem(plan.problem, state.hparams, state.weights, batch, outer_batch)
     theta, fit_cost = _fit(plan, state, tasks, keys, mean)
     state = state._replace(key=key, theta=theta, done=state.done + 1)
     state, final, info = inner(plan, state, tasks, keys, mean)

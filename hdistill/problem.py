@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import check_count
+from hdistill.checks import check_count, check_update
 
 PyTree = Any
 
@@ -48,13 +48,23 @@ def from_losses(
     Args:
       inner_loss: L_train, `(params, hparams, batch) -> scalar`, twice differentiable.
       outer_loss: L_val, `(params, hparams, batch) -> scalar`.
-      optimizer: any optax transformation.
+      optimizer: any optax transformation whose update needs gradients and parameters alone (not
+        `optax.lbfgs`, which also wants values).
 
     Returns:
       A `Problem` over `InnerState` weights.
+
+    Warning: Adam and its kin divide by √v, whose derivative is infinite at v = 0: where an entry of
+    the gradient has been exactly 0 since the start (a dead ReLU, an unused embedding) every exact
+    method is nan, as `jax.grad` is. Give them `eps_root`, as `optax.adam(1e-3, eps_root=1e-8)`.
     """
 
     def update(weights: InnerState, hparams: PyTree, batch: PyTree) -> InnerState:
+        if not isinstance(weights, InnerState):
+            raise ValueError(
+                f"weights is a {type(weights).__name__}: expected "
+                "InnerState(params, optimizer.init(params)), since the problem is from_losses's"
+            )
         gradient = jax.grad(inner_loss)(weights.params, hparams, batch)
         updates, opt_state = optimizer.update(gradient, weights.opt_state, weights.params)
         return InnerState(optax.apply_updates(weights.params, updates), opt_state)
@@ -116,8 +126,13 @@ def unroll(problem: Problem, hparams, weights, batches, horizon: int | None = No
 
     Returns:
       w_T, of the structure of `weights`.
+
+    Raises:
+      ValueError: a Φ that changes the weights' structure, shapes or dtypes; batches or a horizon
+        that do not fit together.
     """
     batch_at, horizon = batch_stream(batches, horizon)
+    check_update(problem, hparams, weights, jax.eval_shape(batch_at, jnp.zeros((), jnp.int32)))
     return run(problem, hparams, weights, batch_at, jnp.arange(horizon))[0]
 
 

@@ -6,8 +6,10 @@ import optax
 
 
 def dtype_of(leaf):
-    """The dtype of an array, a key array, a shape struct or a Python number."""
-    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    """The dtype that JAX gives an array, a key array, a shape struct or a Python number."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    is_key = jnp.issubdtype(dtype, jax.dtypes.extended)
+    return dtype if is_key else jax.dtypes.canonicalize_dtype(dtype)
 
 
 def is_real(leaf) -> bool:

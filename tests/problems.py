@@ -13,7 +13,7 @@ LEARNING_RATE = 0.1
 OPTIMIZERS = {
     "sgd": optax.sgd(LEARNING_RATE),
     "momentum": optax.sgd(LEARNING_RATE, momentum=0.9),
-    # eps inside Adam's root as well: at w_0 the MLP's ReLU units may have a gradient of 0 exactly.
+    # eps inside Adam's root as well: its derivative is infinite where a gradient is 0 exactly.
     "adam": optax.adam(LEARNING_RATE, eps_root=1e-8),
 }
 

@@ -25,7 +25,7 @@ def tasks_of(case, count=4):
     return tuple(jnp.stack([x] * count) for x in (case.batches[0], case.outer_batch))
 
 
-@pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan"), "0.9"])
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan"), "0.9", True])
 def test_gamma(gamma):
     case = quadratic()
     for call in (hd.online.hyperdistill, hd.online.greedy):
@@ -35,7 +35,7 @@ def test_gamma(gamma):
         hd.fit_size(*case, jax.random.key(0), gamma=gamma)
 
 
-@pytest.mark.parametrize("size", [-1.0, "best", None])
+@pytest.mark.parametrize("size", [-1.0, float("nan"), float("inf"), "best", None])
 def test_size(size):
     with raises("size=", "'fit'"):
         hd.online.hyperdistill(quadratic().problem, size=size)
@@ -77,6 +77,14 @@ def test_horizon_of_the_batches():
 def test_estimator_of_the_learner():
     with raises("estimator='hyperdistill'", "hd.online"):
         build(quadratic(), "hyperdistill")
+    with raises("estimator=", "online_one_step", "hd.online.NAME"):
+        build(quadratic(), hd.online.one_step)
+    with raises("initialization=", "reptile"):
+        build(quadratic(), initialization=hd.reptile)
+    with raises("hyper_optimizer=0.1", "optax"):
+        build(quadratic(), hyper_optimizer=0.1)
+    with raises("every=3, last=1", "never move", "horizon=4"):
+        build(quadratic(), every=3, last=1)
     with raises("every=2", "offline"):
         build(quadratic(), hd.offline.drmad, every=2)
 
@@ -121,6 +129,31 @@ def test_online_estimators_check_every_transition(name):
     bad = problem._replace(outer_loss=lambda w, h, d: w.params)
     with raises("problem.outer_loss", "scalar"):
         ONLINE[name](bad).step(state, good, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", ["hyperdistill", "one_step", "greedy"])
+def test_the_learner_checks_its_problem(name):
+    case = quadratic()
+    problem = case.problem
+
+    def step(update=problem.update, outer_loss=problem.outer_loss):
+        bad = hd.Problem(update, outer_loss)
+        built = build(case._replace(problem=bad), getattr(hd.online, name)(bad))
+        built.step(built.init(jax.random.key(0), case.hparams, case.weights), tasks_of(case))
+
+    with raises("problem.update", r"shape \(4, 1\)", r"expected shape \(4,\)"):
+        step(update=lambda w, h, d: w._replace(params=w.params[:, None]))
+    with raises("problem.outer_loss", "scalar"):
+        step(outer_loss=lambda w, h, d: w.params + h.sum())
+
+
+def test_unroll_checks_its_update():
+    case = quadratic()
+    wrong = case.problem._replace(update=lambda w, h, d: w._replace(params=w.params[:2]))
+    with raises("problem.update", r"\(2,\)", r"\(4,\)"):
+        hd.unroll(wrong, *case[1:4])
+    with raises("weights is a", "expected InnerState"):
+        hd.unroll(case.problem, case.hparams, case.weights.params, case.batches)
 
 
 def test_examples_to_mix():

@@ -1,6 +1,7 @@
 """Exact methods against jax.grad of the unroll, the closed form, and finite differences."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,33 @@ def test_info_has_the_last_weights_the_loss_and_the_products():
         assert info.products == count
     assert hd.offline.forward_mode(*case, return_info=True)[1].products == 8 * 3
     assert hd.offline.reverse_mode(*case, window=3, return_info=True)[1].products == 5
+
+
+def test_a_hyperparameter_that_takes_three_steps_to_act_is_no_false_alarm():
+    # λ enters a delay line; nothing of it reaches the outer loss in fewer than four steps.
+    problem = hd.Problem(
+        lambda w, h, d: {"a": h, "b": w["a"], "c": w["b"], "d": w["c"]}, lambda w, h, d: w["d"] ** 2
+    )
+    weights = dict.fromkeys("abcd", jnp.zeros(()))
+    result = hd.offline.reverse_mode(problem, jnp.array(5.0), weights, None, None, horizon=6)
+    assert result.total == 10.0
+    with pytest.warns(hd.ZeroHypergradientWarning, match="through 3 inner"):
+        hd.offline.reverse_mode(problem, jnp.array(5.0), weights, None, None, horizon=3)
+
+
+def test_numpy_arrays_and_python_numbers_will_do():
+    problem = hd.Problem(
+        lambda w, h, d: {"x": w["x"] - h["rate"] * w["x"], "n": w["n"] + 1},
+        lambda w, h, d: jnp.sum(w["x"] ** 2),
+    )
+    hparams, weights = {"rate": 0.5}, {"x": np.ones(3), "n": 0}
+    for method in EXACT.values():
+        result = method(problem, hparams, weights, None, None, horizon=2)
+        assert_close(result.total, 3 * 2 * 0.25 * -2 * 0.5, 1e-12)
+    for name in ("drmad", "one_step", "implicit", "first_order"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", hd.ZeroHypergradientWarning)
+            getattr(hd.offline, name)(problem, hparams, weights, None, None, horizon=2)
 
 
 def test_the_oracle_catches_a_pass_that_forgets_momentum(monkeypatch):

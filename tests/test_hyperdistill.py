@@ -73,15 +73,17 @@ def test_decay_sum_in_float32_at_gamma_near_one():
 @pytest.mark.parametrize("gamma", [0.0, 0.6, 1.0])
 def test_distilled_batch_has_the_expected_share_of_each_past_batch(gamma):
     size, steps, keys = 5, 6, 4000
+    problem = quadratic("sgd").problem
+    estimator = hd.online.hyperdistill(problem, gamma=gamma)
+    weights, hparams = quadratic("sgd").weights, jnp.zeros(3)
 
     def final(key):
-        mixed, decay_sum = jnp.full((size,), -1), jnp.zeros(())
-        for t in range(steps):
-            before, decay_sum = decay_sum, 1 + gamma * decay_sum
-            share = gamma * before / decay_sum
-            key, mix_key = jax.random.split(key)
-            mixed = mix_batches(mix_key, share, mixed, jnp.full((size,), t))
-        return mixed
+        state = estimator.init(weights, hparams, jnp.full((size,), -1))
+        for t, mix_key in enumerate(jax.random.split(key, steps)):
+            batch = jnp.full((size,), t)
+            transition = hd.Transition(weights, weights, hparams, batch, None)
+            state = estimator.observe(state, transition, mix_key)
+        return state.batch
 
     seen = jax.jit(jax.vmap(final))(jax.random.split(jax.random.key(3), keys))
     assert seen.shape == (keys, size)

@@ -12,13 +12,6 @@ import hdistill as hd
 SIZE = 4000
 
 
-@pytest.fixture(autouse=True)
-def the_compiler_that_users_have():
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def problem_and_arguments():
     def loss(w, h, d):
         return jnp.mean((jnp.tanh(w * h["scale"]) - d.mean(0)) ** 2)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 import resource
@@ -58,9 +59,12 @@ class RunFolder:
         return count, state._replace(key=key, **saved)
 
     def log(self, row: dict) -> None:
-        """Appends a line to metrics.jsonl, flushed."""
+        """Appends a line to metrics.jsonl, flushed; figures that are not finite become null."""
+        row = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
+        }
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row, default=float, allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl."""
@@ -78,7 +82,7 @@ class RunFolder:
 
 
 def provenance() -> dict:
-    """Device, packages, commit and peak memory (bytes) of this process."""
+    """Device, packages, commit, and the peak memory of this process so far (bytes)."""
     return {
         "device": f"{jax.devices()[0].device_kind} x{jax.device_count()}, {platform.machine()}",
         "python": platform.python_version(),

@@ -9,16 +9,16 @@ from tqdm import tqdm
 from experiments.common.folder import RunFolder
 
 
-class NonFiniteLoss(FloatingPointError):
-    """The outer loss is no longer finite; the last good checkpoint is on disk."""
+class NonFiniteLoss(ValueError):
+    """The run can't go on: a loss, λ or φ is not finite. The last good checkpoint is on disk."""
 
-    def __init__(self, inner_optimisation: int, inner_step: int, value: float, checkpoint: int):
+    def __init__(self, what: str, inner_optimisation: int, inner_step: int, checkpoint: int):
         self.inner_optimisation, self.inner_step = inner_optimisation, inner_step
         self.checkpoint = checkpoint
         kept = f"that of inner optimisation {checkpoint}" if checkpoint else "none yet"
         super().__init__(
-            f"outer loss is {value} at inner step {inner_step} of inner optimisation "
-            f"{inner_optimisation}; last good checkpoint: {kept}"
+            f"{what} at inner step {inner_step} of inner optimisation {inner_optimisation}; "
+            f"expected it to be finite; last good checkpoint: {kept}"
         )
 
 
@@ -45,13 +45,13 @@ def meta_train(
       folder: where metrics and checkpoints go.
       label: for the progress bar.
       validate: state -> dict of figures for metrics.jsonl.
-      save_every: inner optimisations between two checkpoints.
+      save_every: inner optimisations between two checkpoints; the first is saved too.
 
     Returns:
       The state after the last inner optimisation.
 
     Raises:
-      NonFiniteLoss: it names the inner optimisation and the inner step.
+      NonFiniteLoss: a ValueError that names the inner optimisation and the inner step.
     """
     done, state = folder.restore(state)
     products = sum(row["products"] for row in folder.metrics())
@@ -69,7 +69,8 @@ def meta_train(
                 loss=f"{info.outer_loss[-1]:.3g}", theta=f"{info.theta:.3g}", products=products
             )
             bar.update()
-            if m % save_every == 0 or m == total:
+            if m % save_every == 0 or m in (1, total):
+                _check_state(state, m, horizon, saved)
                 folder.save(m, state)
                 saved = m
     return state
@@ -93,4 +94,11 @@ def _check_finite(outer_loss, m: int, horizon: int, saved: int) -> None:
     bad = np.flatnonzero(~np.isfinite(outer_loss))
     if bad.size:
         step = horizon - len(outer_loss) + int(bad[0]) + 1
-        raise NonFiniteLoss(m, step, float(outer_loss[bad[0]]), saved)
+        raise NonFiniteLoss(f"outer loss is {outer_loss[bad[0]]}", m, step, saved)
+
+
+def _check_state(state, m: int, horizon: int, saved: int) -> None:
+    """Raises NonFiniteLoss where λ or φ is not fit to be kept (λ moves after the loss is taken)."""
+    for name in ("hparams", "weights"):
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(getattr(state, name))):
+            raise NonFiniteLoss(f"{name} are not finite", m, horizon, saved)

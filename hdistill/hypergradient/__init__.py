@@ -1,0 +1,1 @@
+"""One file for each estimator; `base` has the types they share."""

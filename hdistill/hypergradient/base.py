@@ -138,11 +138,16 @@ def make_estimator(problem: Problem, depth: int, name: str, init, observe, estim
 
 
 def open_offline(problem, hparams, weights, batches, outer_batch, horizon, depth, name):
-    """Checks an offline method's arguments and returns `(batch_at, horizon)`."""
+    """Checks an offline method's arguments and returns `(batch_at, horizon)`.
+
+    Args:
+      depth: how many inner steps the method differentiates through, None for all.
+    """
     batch_at, horizon = batch_stream(batches, horizon)
     batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
     check_problem(problem, hparams, weights, batch, shapes(outer_batch))
-    warn_if_zero(problem, hparams, weights, batch, outer_batch, min(depth, horizon), name)
+    depth = horizon if depth is None else min(depth, horizon)
+    warn_if_zero(problem, hparams, weights, batch, outer_batch, depth, name)
     return batch_at, horizon
 
 

@@ -11,6 +11,7 @@ def check_batch(batch):
 
     Raises:
       ValueError: leaves that do not share a leading axis, so that there are no examples to mix.
+        (A key in a batch has none: make it one key for each example.)
     """
     if jax.tree.leaves(batch):
         leading_axis(batch, "batch")
@@ -24,9 +25,10 @@ def mix_batches(key, share, old, new):
     take the one of `new` in the same place. Where both hold the same examples in the same order
     (full-batch inner steps) the result is that batch again, and at share = 0 it is `new` exactly.
 
-    Warning: the paper rounds share·B. Rounded, a share below 1/(2B) is nothing, and the last
-    batches would never enter once t > 2B at γ = 1; drawn, every past batch has the expected share
-    that Eq. 14 gives it.
+    Warning: this departs from the paper twice. The paper rounds share·B; rounded, a share below
+    1/(2B) is nothing, and the last batches would never enter once t > 2B at γ = 1; drawn, every
+    past batch has the expected share that Eq. 14 gives it. And the paper draws the two subsets
+    apart; here they are the two sides of one draw of places, so that full batches stay whole.
 
     Args:
       key: PRNG key.

@@ -44,7 +44,7 @@ def drmad(
       ZeroHypergradientWarning: no path leads from some leaf of λ to L_val.
     """
     batch_at, horizon = open_offline(
-        problem, hparams, weights, batches, outer_batch, horizon, 2, "drmad"
+        problem, hparams, weights, batches, outer_batch, horizon, None, "drmad"
     )
     steps = jnp.arange(horizon)
     final, _ = run(problem, hparams, weights, batch_at, steps)
@@ -59,8 +59,8 @@ def drmad(
 def line(first, last, horizon: int):
     """t -> (1 - t/T) w_0 + (t/T) w_T, for t = 0..T (t here is the paper's t - 1).
 
-    Integer leaves (step counters) are interpolated and rounded, which is exact for a counter; other
-    leaves (keys) stay those of w_0.
+    Signed integer leaves (step counters) are interpolated and rounded, which is exact for a
+    counter; other leaves (keys, flags) stay those of w_0.
     """
 
     def point_at(t):
@@ -68,7 +68,7 @@ def line(first, last, horizon: int):
             if is_real(a):
                 share = jnp.asarray(t, dtype_of(a)) / horizon
                 return (1 - share) * a + share * b
-            if jnp.issubdtype(dtype_of(a), jnp.integer):
+            if jnp.issubdtype(dtype_of(a), jnp.signedinteger):
                 return a + ((b - a) * t + horizon // 2).astype(dtype_of(a)) // horizon
             return a
 

@@ -1,5 +1,6 @@
 """Forward mode (FMD): the Jacobian dw/dλ carried along the inner optimisation."""
 
+import sys
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from hdistill.hypergradient.base import (
     open_offline,
 )
 from hdistill.products import outer_pullback
-from hdistill.tree import split
+from hdistill.tree import dtype_of, split
 
 
 class ForwardModeState(NamedTuple):
@@ -56,7 +57,7 @@ def forward_mode(
       ZeroHypergradientWarning: no path leads from some leaf of λ to L_val.
     """
     batch_at, horizon = open_offline(
-        problem, hparams, weights, batches, outer_batch, horizon, 2, "forward_mode"
+        problem, hparams, weights, batches, outer_batch, horizon, None, "forward_mode"
     )
 
     def body(carry, t):
@@ -92,15 +93,15 @@ def online_forward_mode(problem) -> Estimator:
         _, current, hparams, _, outer_batch = transition
         return _contract(problem, current, hparams, outer_batch, state.jacobian)[1], state
 
-    return make_estimator(problem, 2, "forward_mode", init, observe, estimate)
+    return make_estimator(problem, sys.maxsize, "forward_mode", init, observe, estimate)
 
 
 def _count(hparams) -> int:
-    return sum(x.size for x in jax.tree.leaves(hparams))
+    return sum(jnp.size(x) for x in jax.tree.leaves(hparams))
 
 
 def _zero(weights, hparams):
-    return [jnp.zeros((_count(hparams), *x.shape), x.dtype) for x in split(weights)[0]]
+    return [jnp.zeros((_count(hparams), *jnp.shape(x)), dtype_of(x)) for x in split(weights)[0]]
 
 
 def _push(problem, weights, hparams, batch, jacobian):

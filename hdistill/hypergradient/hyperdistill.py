@@ -1,6 +1,7 @@
 """HyperDistill: the second-order term as one product at a distilled point, times a fitted size."""
 
 import functools
+import math
 import numbers
 from typing import NamedTuple
 
@@ -41,7 +42,8 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
 
     Weights' integer leaves (step counters) take no average: w* has those of w_{t-1}.
 
-    Warning: D* departs from the paper in how a share is rounded. See `mix_batches`.
+    Warning: D* departs from the paper in how a share is rounded and in that examples keep their
+    places in the batch. See `hdistill.hypergradient.distill.mix_batches`.
 
     Args:
       problem: Φ and L_val.
@@ -58,8 +60,8 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
     """
     gamma = check_gamma(gamma)
     fitted = size == "fit"
-    if not fitted and (not isinstance(size, numbers.Real) or isinstance(size, bool) or size < 0):
-        raise ValueError(f"size={size!r}: expected 'fit' or a number >= 0")
+    if not fitted and not (isinstance(size, numbers.Real) and 0 <= size < math.inf):
+        raise ValueError(f"size={size!r}: expected 'fit' or a finite number >= 0")
 
     def init(signature, weights, hparams, batch):
         return HyperDistillState(

@@ -107,7 +107,7 @@ def _method(solver: str, terms: int) -> LastStep:
     return LastStep(
         f"implicit(solver={solver!r})",
         1,
-        lambda weights: products(sum(x.size for x in split(weights)[0]), terms),
+        lambda weights: products(sum(jnp.size(x) for x in split(weights)[0]), terms),
         second_order,
     )
 
@@ -143,8 +143,10 @@ def _cg(phi, point, alpha, terms):
 def _exact(phi, point, alpha, terms):
     flat, unravel = ravel_pytree(point)
     jacobian = jax.jacrev(lambda x: ravel_pytree(phi(unravel(x)))[0])(flat)
-    identity = jnp.eye(flat.size, dtype=flat.dtype)
-    return unravel(jnp.linalg.solve((identity - jacobian).T, ravel_pytree(alpha)[0]))
+    wide = jnp.promote_types(flat.dtype, jnp.float32)  # solvers know no half precision
+    system = (jnp.eye(flat.size, dtype=wide) - jacobian.astype(wide)).T
+    solution = jnp.linalg.solve(system, ravel_pytree(alpha)[0].astype(wide))
+    return unravel(solution.astype(flat.dtype))
 
 
 _SOLVERS = {  # name: (solve, products as a function of the number of weights and terms)

@@ -62,6 +62,8 @@ def reverse_mode(
     Warns:
       ZeroHypergradientWarning: no path leads from some leaf of λ to L_val.
     """
+    if window is not None:
+        window = check_count("window", window)
     batch_at, horizon = open_offline(
         problem,
         hparams,
@@ -69,10 +71,10 @@ def reverse_mode(
         batches,
         outer_batch,
         horizon,
-        2 if window != 1 else 1,
+        window,
         "reverse_mode",
     )
-    span = horizon if window is None else min(check_count("window", window), horizon)
+    span = horizon if window is None else min(window, horizon)
     start, _ = run(problem, hparams, weights, batch_at, jnp.arange(horizon - span))
     steps = jnp.arange(horizon - span, horizon)
     sweep = _checkpointed if checkpoint else _stored
@@ -200,4 +202,4 @@ def online_reverse_mode(problem, *, window: int) -> Estimator:
         state = state._replace(products=state.products + 2 * span - 1)
         return Hypergradient(first_order, second_order), state
 
-    return make_estimator(problem, 2 if window > 1 else 1, "reverse_mode", init, observe, estimate)
+    return make_estimator(problem, window, "reverse_mode", init, observe, estimate)

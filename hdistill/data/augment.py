@@ -1,0 +1,54 @@
+"""Batches drawn from a task's half, cropped and flipped, inside a compiled step."""
+
+import jax
+import jax.numpy as jnp
+
+from hdistill.data.pool import Examples
+
+
+def normalize(images):
+    """uint8 [0, 255] to float32 [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def crop_and_flip(key, images, pad: int = 4):
+    """Each image shifted by up to `pad` pixels, black beyond the edge, mirrored half the time.
+
+    Args:
+      key: PRNG key.
+      images: uint8 [B, H, W, 3].
+      pad: largest shift in either direction.
+
+    Returns:
+      uint8 [B, H, W, 3].
+    """
+    size, height, width, channels = images.shape
+    shift_key, flip_key = jax.random.split(key)
+    shifts = jax.random.randint(shift_key, (size, 2), 0, 2 * pad + 1)
+    flips = jax.random.bernoulli(flip_key, shape=(size,))
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def one(image, shift, flip):
+        crop = jax.lax.dynamic_slice(image, (*shift, 0), (height, width, channels))
+        return jnp.where(flip, crop[:, ::-1], crop)
+
+    return jax.vmap(one)(padded, shifts, flips)
+
+
+def draw_batch(key, examples: Examples, size: int, augment: bool = True):
+    """A batch for a loss: `size` examples drawn with replacement, augmented, normalised.
+
+    Args:
+      key: PRNG key.
+      examples: a task's half.
+      size: B.
+      augment: whether to crop and flip.
+
+    Returns:
+      (images, labels): float32 [B, H, W, 3] in [-1, 1] and int32 [B].
+    """
+    index_key, augment_key = jax.random.split(key)
+    index = jax.random.randint(index_key, (size,), 0, examples.labels.shape[0])
+    images = examples.images[index]
+    images = crop_and_flip(augment_key, images) if augment else images
+    return normalize(images), examples.labels[index]

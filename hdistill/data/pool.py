@@ -1,0 +1,132 @@
+"""Image pools: a data set decoded once into one .npz, its class splits, and tasks drawn from it."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class ClassSplit(NamedTuple):
+    """Half-open ranges of class indices for meta-training, -validation and -testing."""
+
+    train: range
+    validation: range
+    test: range
+
+
+# CIFAR-100 by class index, TinyImageNet by sorted WordNet id (Section 5 of Lee et al. 2022:
+# 50/20/30 classes and 100/40/60).
+SPLITS = {
+    "cifar100": ClassSplit(range(50), range(50, 70), range(70, 100)),
+    "tinyimagenet": ClassSplit(range(100), range(100, 140), range(140, 200)),
+}
+
+
+class Examples(NamedTuple):
+    """Images and labels: uint8 [N, H, W, 3] and int32 [N]."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class ImageTask(NamedTuple):
+    """A classification task: the examples to train on and, apart, those to test on."""
+
+    inner: Examples
+    outer: Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """A data set in memory.
+
+    Attributes:
+      images: uint8 [N, H, W, 3].
+      labels: int32 [N], 0..C-1.
+      names: the C classes' names.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    def __post_init__(self):
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                f"images: dtype {images.dtype} and shape {images.shape}; "
+                "expected uint8 [N, H, W, 3]"
+            )
+        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"labels: dtype {labels.dtype} and shape {labels.shape}; expected integers "
+                f"[{images.shape[0]}], one for each image"
+            )
+        if labels.size and not 0 <= labels.min() <= labels.max() < len(self.names):
+            raise ValueError(
+                f"labels: from {labels.min()} to {labels.max()}; expected 0..{len(self.names) - 1}"
+            )
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "Pool":
+        """Reads a pool that `save` wrote (or anything with the same three arrays)."""
+        with np.load(path) as file:
+            return cls(
+                file["images"], file["labels"].astype(np.int32), tuple(file["names"].tolist())
+            )
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the pool, uncompressed, whole or not at all."""
+        partial = path.with_name(path.name + ".partial.npz")
+        np.savez(partial, images=self.images, labels=self.labels, names=np.array(self.names))
+        partial.replace(path)
+
+    def by_class(self, classes) -> np.ndarray:
+        """The images of the given classes, uint8 [classes, per class, H, W, 3].
+
+        Raises:
+          ValueError: a class that is not there, or classes of different sizes.
+        """
+        groups = [np.flatnonzero(self.labels == c) for c in classes]
+        sizes = {len(group) for group in groups}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError(
+                f"classes={list(classes)}: expected as many images of each, found {sorted(sizes)}"
+            )
+        return self.images[np.stack(groups)]
+
+
+def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask:
+    """Draws `ways` classes, splits their images at random into halves, relabels them 0..ways-1.
+
+    The paper's task: 10 classes of 500 images, 2500 to train on and 2500 to test on; for
+    MetaWeightNet each training label is replaced, with probability 0.4, by one drawn uniformly
+    from all the classes (so that it stays what it was one time in `ways`).
+
+    Args:
+      key: PRNG key.
+      images: uint8 [classes, per class, H, W, 3], from `Pool.by_class`.
+      ways: classes of the task.
+      corruption: probability that a training label is replaced.
+
+    Returns:
+      An `ImageTask`, each half with ways · per class / 2 examples in random order. No image is in
+      both.
+    """
+    classes, per_class = images.shape[:2]
+    class_key, order_key, corrupt_key, label_key = jax.random.split(key, 4)
+    chosen = jax.random.permutation(class_key, classes)[:ways]
+    order = jax.random.permutation(order_key, ways * per_class)
+    labels = (order // per_class).astype(jnp.int32)
+    drawn = Examples(images[chosen[labels], order % per_class], labels)
+    half = ways * per_class // 2
+    inner, outer = (
+        jax.tree.map(lambda x, s=s: x[s], drawn) for s in (slice(half), slice(half, None))
+    )
+    replaced = jax.random.bernoulli(corrupt_key, corruption, inner.labels.shape)
+    random_labels = jax.random.randint(label_key, inner.labels.shape, 0, ways, jnp.int32)
+    inner = inner._replace(labels=jnp.where(replaced, random_labels, inner.labels))
+    return ImageTask(inner, outer)

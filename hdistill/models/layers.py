@@ -1,0 +1,79 @@
+"""Layers that stay fast inside `lax.scan` and under `vmap` over tasks."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def conv3x3(x, kernel):
+    """3x3 convolution, stride 1, zero padding, as one matrix product over nine shifted copies.
+
+    On a CPU the gradient of `lax.conv` inside `lax.scan` runs many times slower than outside it,
+    and under vmap over kernels it becomes a grouped convolution; a matrix product does neither.
+    `experiments/bench_conv.py` measures both.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [3, 3, C, O], as `lax.conv` with NHWC and HWIO takes it.
+
+    Returns:
+      [B, H, W, O].
+    """
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def max_pool2x2(x):
+    """2x2 max pooling, stride 2; an odd last row or column is dropped. [B, H, W, C]."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+
+
+class Conv(nn.Module):
+    """A 3x3 convolution with bias, [B, H, W, C] -> [B, H, W, channels]."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (3, 3, x.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        return conv3x3(x, kernel) + bias.reshape(1, 1, 1, -1)
+
+
+class BatchNorm(nn.Module):
+    """Normalisation by the batch's own mean and variance, at test time too, as in MAML.
+
+    There are no running averages, so that Φ has no hidden state. Scale and bias are learnt.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        axes = tuple(range(x.ndim - 1))
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        mean = x.mean(axes, keepdims=True)
+        variance = jnp.square(x - mean).mean(axes, keepdims=True)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale.reshape(shape) + bias.reshape(
+            shape
+        )
+
+
+class ConvBlock(nn.Module):
+    """Conv, batch normalisation, ReLU, 2x2 max pooling: half the height and width."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x):
+        return max_pool2x2(nn.relu(BatchNorm()(Conv(self.channels)(x))))
+
+
+def flatten(x):
+    """[B, ...] -> [B, features]."""
+    return x.reshape(x.shape[0], -1)
