@@ -81,7 +81,7 @@ class TestSuite:
             assert_close(apply(*arguments), compiled, 1e-12)
 
     def test_vmap_over_tasks_is_a_loop_over_tasks(self, face, name):
-        cases = [mlp("sgd", horizon=2, seed=seed) for seed in (0, 10)]
+        cases = [quadratic("momentum", horizon=2, seed=seed) for seed in (0, 10)]
         hparams = cases[0].hparams
         apply = functools.partial(method(face, name), cases[0].problem)
         tasks = [(case.weights, case.batches, case.outer_batch) for case in cases]

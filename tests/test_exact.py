@@ -35,7 +35,7 @@ def case_and_oracle(request):
     return case, jax.jit(lambda: grad_of_unroll(case))()
 
 
-@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("method", ["plain", "checkpointed", "forward"])
 def test_equals_the_gradient_of_the_unroll(case_and_oracle, method):
     case, (total, first_order) = case_and_oracle
     result = jax.jit(lambda: EXACT[method](*case))()

@@ -50,7 +50,7 @@ def test_distilled_weights_are_the_weighted_sum(gamma):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_without_memory_it_is_one_step_bit_for_bit(dtype):
-    case = mlp("adam", dtype=dtype)
+    case = mlp("momentum", dtype=dtype, horizon=3)
     distilled = run_online(case, hd.online.hyperdistill(case.problem, gamma=0.0), theta=1.0)
     one_step = run_online(case, hd.online.one_step(case.problem))
     for (actual, _), (expected, _) in zip(distilled, one_step):

@@ -59,7 +59,7 @@ def test_neumann_is_the_explicit_matrix_sum(terms):
 
 
 def test_identity_is_one_step():
-    case = mlp("adam")
+    case = quadratic("adam")
     assert_close(
         hd.offline.implicit(*case, solver="identity").total, hd.offline.one_step(*case).total, 1e-15
     )

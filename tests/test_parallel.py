@@ -21,9 +21,8 @@ METHODS = {
 @pytest.mark.parametrize(
     "method, every, dtype, tolerance",
     [
-        ("hyperdistill", 1, jnp.float32, 1e-6),
         ("hyperdistill", 2, jnp.float64, 1e-12),
-        ("drmad", 1, jnp.float64, 1e-12),
+        ("drmad", 1, jnp.float32, 1e-6),
     ],
 )
 def test_pmap_equals_vmap(method, every, dtype, tolerance):
@@ -60,7 +59,7 @@ def test_pmap_equals_vmap(method, every, dtype, tolerance):
 def test_any_number_of_devices():
     problem, hparams, weights = data_problem()
     built = hd.learner(
-        problem, hd.online.one_step(problem), hyper_optimizer=optax.sgd(0.1), horizon=2, **SAMPLERS
+        problem, hd.online.one_step(problem), hyper_optimizer=optax.sgd(0.1), horizon=2
     )
     results = []
     for count in (1, 2, 4):

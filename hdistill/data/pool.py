@@ -116,6 +116,7 @@ def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask
       An `ImageTask`, each half with ways · per class / 2 examples in random order. No image is in
       both.
     """
+    images = jnp.asarray(images)
     classes, per_class = images.shape[:2]
     class_key, order_key, corrupt_key, label_key = jax.random.split(key, 4)
     chosen = jax.random.permutation(class_key, classes)[:ways]

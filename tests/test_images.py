@@ -1,0 +1,184 @@
+"""Image pools, tasks drawn from them, augmentation, and the layers and models on them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hdistill.data.augment import crop_and_flip, draw_batch, normalize
+from hdistill.data.pool import SPLITS, Examples, Pool, sample_task
+from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad
+from hdistill.models.layers import BatchNorm, conv3x3, max_pool2x2
+from tests.problems import assert_close
+
+
+def coded_images(classes=12, per_class=20):
+    """uint8 [classes, per class, 2, 2, 3] whose pixels say which class and which image they are."""
+    images = np.zeros((classes, per_class, 2, 2, 3), np.uint8)
+    images[..., 0] = np.arange(classes)[:, None, None, None]
+    images[..., 1] = np.arange(per_class)[None, :, None, None]
+    return images
+
+
+def test_splits_are_disjoint_and_whole():
+    for name, sizes in {"cifar100": (50, 20, 30), "tinyimagenet": (100, 40, 60)}.items():
+        split = SPLITS[name]
+        assert tuple(len(part) for part in split) == sizes
+        assert sorted([c for part in split for c in part]) == list(range(sum(sizes)))
+
+
+def test_task_halves_share_classes_and_no_image():
+    task = sample_task(jax.random.key(0), coded_images(), ways=5)
+    halves = [{tuple(i) for i in np.asarray(half.images[:, 0, 0, :2])} for half in task]
+    assert len(halves[0]) == len(halves[1]) == 50 and not halves[0] & halves[1]
+    assert len({c for c, _ in halves[0] | halves[1]}) == 5
+    classes = {}
+    for half in task:
+        assert half.images.dtype == jnp.uint8 and half.labels.shape == (50,)
+        for label, image in zip(half.labels.tolist(), half.images[:, 0, 0, 0].tolist()):
+            assert classes.setdefault(label, image) == image  # one class for each label
+    assert sorted(classes) == list(range(5))
+    counts = np.bincount(np.concatenate([half.labels for half in task]), minlength=5)
+    np.testing.assert_array_equal(counts, 20)
+
+
+def test_tasks_draw_every_class_alike():
+    keys = jax.random.split(jax.random.key(1), 600)
+    images = jnp.asarray(coded_images(12, 4))
+    sample = jax.jit(jax.vmap(lambda key: sample_task(key, images, ways=3).inner.images))
+    seen = np.bincount(
+        np.unique(
+            np.asarray(sample(keys))[:, :, 0, 0, 0].astype(int) + 12 * np.arange(600)[:, None]
+        )
+        % 12
+    )
+    assert seen.sum() > 600 * 2.5  # of the 3 classes nearly all show in half of the images
+    np.testing.assert_allclose(seen / seen.sum(), 1 / 12, atol=0.02)
+
+
+def test_corruption_replaces_labels_of_the_training_half_alone():
+    images = coded_images(10, 100)
+    clean = sample_task(jax.random.key(2), images, ways=10)
+    noisy = sample_task(jax.random.key(2), images, ways=10, corruption=0.4)
+    np.testing.assert_array_equal(clean.outer.labels, noisy.outer.labels)
+    np.testing.assert_array_equal(clean.inner.images, noisy.inner.images)
+    wrong = (clean.inner.labels != noisy.inner.labels).mean()
+    np.testing.assert_allclose(wrong, 0.4 * 0.9, atol=4 * np.sqrt(0.36 * 0.64 / 500))
+    moved = np.asarray(noisy.inner.labels)[np.asarray(clean.inner.labels != noisy.inner.labels)]
+    assert len(set(moved.tolist())) == 10
+
+
+def test_crop_and_flip_is_a_shift_of_the_padded_image():
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 255, (40, 8, 6, 3)).astype(np.uint8)
+    found = np.asarray(jax.jit(crop_and_flip)(jax.random.key(0), images))
+    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    seen = set()
+    for i in range(40):
+        matches = [
+            (dy, dx, flip)
+            for dy in range(9)
+            for dx in range(9)
+            for flip in (False, True)
+            if np.array_equal(
+                padded[i, dy : dy + 8, dx : dx + 6][:, :: -1 if flip else 1], found[i]
+            )
+        ]
+        assert matches
+        seen.add(matches[0])
+    assert {flip for *_, flip in seen} == {False, True} and len(seen) > 30
+
+
+def test_draw_batch():
+    task = sample_task(jax.random.key(0), coded_images(), ways=5)
+    images, labels = draw_batch(jax.random.key(1), task.inner, 32, augment=False)
+    assert images.dtype == jnp.float32 and images.shape == (32, 2, 2, 3)
+    known = {
+        (*image.tolist(), label)
+        for image, label in zip(
+            np.asarray(normalize(task.inner.images))[:, 0, 0], task.inner.labels.tolist()
+        )
+    }
+    assert {(*x.tolist(), y) for x, y in zip(np.asarray(images)[:, 0, 0], labels.tolist())} <= known
+    np.testing.assert_allclose(normalize(np.array([0, 255], np.uint8)), [-1, 1])
+
+
+def test_pool_round_trip_and_bad_pools(tmp_path):
+    images = coded_images(3, 4).reshape(12, 2, 2, 3)
+    pool = Pool(images, np.repeat(np.arange(3), 4), ("a", "b", "c"))
+    pool.save(tmp_path / "pool.npz")
+    loaded = Pool.load(tmp_path / "pool.npz")
+    np.testing.assert_array_equal(loaded.images, images)
+    assert loaded.names == ("a", "b", "c") and loaded.by_class([2, 0]).shape == (2, 4, 2, 2, 3)
+    assert (loaded.by_class([2, 0])[0, ..., 0] == 2).all()
+    with pytest.raises(ValueError, match=r"images.*float64.*uint8"):
+        Pool(images.astype(float), pool.labels, pool.names)
+    with pytest.raises(ValueError, match=r"labels.*\(11,\).*12"):
+        Pool(images, pool.labels[:11], pool.names)
+    with pytest.raises(ValueError, match=r"labels.*2.*0\.\.1"):
+        Pool(images, pool.labels, ("a", "b"))
+    with pytest.raises(ValueError, match=r"classes=\[0, 1\].*\[3, 4\]"):
+        Pool(images[1:], pool.labels[1:], pool.names).by_class([0, 1])
+
+
+def test_conv_and_pool_equal_xla_s():
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        jnp.asarray(rng.normal(size=(2, 7, 5, 3))),
+        jnp.asarray(rng.normal(size=(3, 3, 3, 4))),
+    )
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert_close(conv3x3(x, kernel), expected, 1e-12)
+    pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    assert_close(max_pool2x2(x), pooled, 0)
+
+
+def test_batch_norm_is_by_the_batch_s_own_statistics():
+    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, size=(6, 4, 4, 2)))
+    layer = BatchNorm()
+    variables = layer.init(jax.random.key(0), x)
+    out = layer.apply(variables, x)
+    assert set(variables) == {"params"}
+    assert_close(
+        out,
+        (x - x.mean((0, 1, 2))[None, None, None])
+        / np.sqrt(np.asarray(x).var((0, 1, 2)) + 1e-5).reshape(1, 1, 1, -1),
+        1e-12,
+    )
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_parameter_counts():
+    """At the paper's sizes; a block has a kernel, a bias, and batch norm's scale and bias."""
+    images = jnp.zeros((2, 32, 32, 3), jnp.float32)
+
+    def block(inputs, channels=32):
+        return 9 * inputs * channels + 3 * channels
+
+    def sizes(model):
+        return [count(tree) for tree in jax.eval_shape(model.init, jax.random.key(0), images)]
+
+    assert sizes(Anil()) == [block(3) + 2 * block(32), block(32) + 2 * 2 * 32 * 10 + 10]
+    classifier = block(3) + 2 * block(32) + 4 * 4 * 32 * 10 + 10
+    assert sizes(WarpGrad()) == [6 * block(32), classifier]
+    assert sizes(MetaWeightNet()) == [200 + 200 + 200 + 1, classifier]
+
+
+def test_weights_of_examples_are_bounded():
+    model = MetaWeightNet(ways=3, channels=2)
+    hparams, _ = jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, 16, 16, 3)))
+    weights = model.weights(hparams, jnp.linspace(0, 50, 20))
+    assert weights.shape == (20,) and (weights >= 0.1).all() and (weights <= 1).all()
+
+
+def test_same_key_same_task():
+    draws = [
+        sample_task(jax.random.key(5), coded_images(), ways=3, corruption=0.4) for _ in range(2)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *draws)
+    assert isinstance(draws[0].inner, Examples)
