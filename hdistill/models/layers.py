@@ -8,9 +8,9 @@ import jax.numpy as jnp
 def conv3x3(x, kernel):
     """3x3 convolution, stride 1, zero padding, as one matrix product over nine shifted copies.
 
-    On a CPU the gradient of `lax.conv` inside `lax.scan` runs many times slower than outside it,
-    and under vmap over kernels it becomes a grouped convolution; a matrix product does neither.
-    `experiments/bench_conv.py` measures both.
+    On a CPU the gradient of `lax.conv` inside `lax.scan` is known to be slow (jax issue 12868), and
+    under vmap over kernels it becomes a grouped convolution; a matrix product avoids both.
+    `experiments/bench_conv.py` is there to measure what that is worth.
 
     Args:
       x: [B, H, W, C].
