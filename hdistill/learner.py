@@ -123,7 +123,10 @@ def learner(
         refits = fit_period
     else:
         period = check_count("fit_period", fit_period)
-        refits = lambda m: (m - 1) % period == 0  # noqa: E731
+
+        def refits(m):
+            return (m - 1) % period == 0
+
     steps = np.arange(1, horizon + 1)
     moves = (steps % every == 0) & (steps > horizon - last)
     if not moves.any():

@@ -57,7 +57,10 @@ def test_every_horizon_is_exact_when_fed_the_true_trajectory(optimizer):
     final, trajectory = run(problem, hparams, weights, at(batches), steps, keep=True)
     gradient = jax.grad(problem.outer_loss, allow_int=True)(final, hparams, outer_batch)
     alpha = [x for x in jax.tree.leaves(gradient) if x.dtype == jnp.float64]
-    visit = lambda carry, t, w, d, total: (carry, total)  # noqa: E731
+
+    def visit(carry, t, w, d, total):
+        return carry, total
+
     points = at(trajectory), at(batches)
     seen = jax.jit(lambda: backward(problem, hparams, *points, steps, alpha, visit=visit)[2])()
     total, first_order = jax.jit(jax.vmap(lambda s: grad_of_unroll(case, last=s)))(1 + steps)

@@ -69,8 +69,9 @@ def reference_algorithm_3(state, tasks, gamma, horizon, every, learning_rate):
             if t == 1:
                 distilled[i], mixed[i] = weights[i], batch
             else:
-                average = lambda a, b: p * a + (1 - p) * b  # noqa: E731
-                distilled[i] = jax.tree.map(average, distilled[i], weights[i])
+                distilled[i] = jax.tree.map(
+                    lambda a, b: p * a + (1 - p) * b, distilled[i], weights[i]
+                )
                 place_key, count_key = jax.random.split(mix_key)
                 count = np.floor(6 * p + jax.random.uniform(count_key, dtype=jnp.float64))
                 kept = np.asarray(jax.random.permutation(place_key, 6)) < count
@@ -310,7 +311,10 @@ def test_one_trace_for_two_hundred_steps(hparams):
     problem, _, weights = data_problem()
     if isinstance(hparams, list):  # Python floats and a NumPy one
         inner = problem
-        stack = lambda h: jnp.stack([jnp.asarray(x) for x in h])  # noqa: E731
+
+        def stack(h):
+            return jnp.stack([jnp.asarray(x) for x in h])
+
         problem = hd.Problem(
             lambda w, h, d: inner.update(w, stack(h), d),
             lambda w, h, d: inner.outer_loss(w, stack(h), d),
