@@ -8,7 +8,8 @@ that its summaries name, its notes.md (what we make of it) below. Nothing is sho
 
 import pathlib
 
-from experiments.sinusoid_report import Run, read_runs, table
+from experiments.common.runs import Run, read_runs
+from experiments.sinusoid_report import table
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"

@@ -11,7 +11,6 @@ checkpoints/; OUT gets the table (table.md) and two plots. What to expect is in 
 import dataclasses
 import json
 import pathlib
-import sys
 from typing import Literal
 
 import jax
@@ -24,6 +23,7 @@ import hdistill as hd
 from experiments.common.folder import RunFolder
 from experiments.common.loop import NonFiniteLoss, meta_train
 from experiments.common.methods import Method, MethodName, methods
+from experiments.common.runs import run_seeds, spent
 from experiments.sinusoid_report import report
 from hdistill.data.sinusoid import RANGE, sample_curves, sample_tasks
 from hdistill.models.anil import AnilRegression
@@ -171,7 +171,7 @@ class Study:
                 horizon=preset.horizon,
                 folder=folder,
                 label=f"{self.method.title}, seed {seed}",
-                validate=lambda state: {
+                validate=lambda m, state: {
                     "validation_mse": float(
                         self.errors(state, validation_key, preset.validation_tasks).mean()
                     )
@@ -187,18 +187,6 @@ class Study:
             diverged=None if finite else "meta-test error is not finite",
             **spent(folder),
         )
-
-
-def spent(folder: RunFolder) -> dict:
-    """Products for each task, seconds in all (compilation included), and of the median step."""
-    rows = folder.metrics()
-    seconds = [row["seconds"] for row in rows]
-    return {
-        "inner_optimisations_done": len(rows),
-        "products": sum(row["products"] for row in rows),
-        "seconds": sum(seconds),
-        "seconds_each": float(np.median(seconds)) if seconds else None,
-    }
 
 
 def _write_curves(path: pathlib.Path, state, key, preset: Preset, tasks: int = 3) -> None:
@@ -233,24 +221,23 @@ def main(config: Config) -> None:
     names = list(available) if config.method == "all" else [config.method]
     for name in names:
         study = Study(available[name], preset)
-        for seed in config.seed or preset.seeds:
-            settings = {
-                "study": "sinusoid",
-                "method": name,
-                "title": available[name].title,
-                "seed": seed,
-                "preset": config.preset,
-                "gamma": config.gamma,
-                "neumann": list(NEUMANN),
-                **dataclasses.asdict(preset),
-            }
-            settings["seeds"] = list(settings["seeds"])
-            folder = RunFolder(config.out / name / f"seed-{seed}", settings, config.resume)
-            if folder.summary is None:
-                summary = study.run(seed, folder)
-                result = summary["diverged"] or f"test MSE {summary['test_mse']:.3f}"
-                print(f"{available[name].title}, seed {seed}: {result}", file=sys.stderr)
-            folder.close()
+        settings = {
+            "study": "sinusoid",
+            "method": name,
+            "title": available[name].title,
+            "preset": config.preset,
+            "gamma": config.gamma,
+            "neumann": NEUMANN,
+        }
+        run_seeds(
+            study.run,
+            config.out / name,
+            config.seed or preset.seeds,
+            settings,
+            preset,
+            config.resume,
+            result="test_mse",
+        )
     print(report(config.out))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from typing import NamedTuple
 
 import matplotlib
 
@@ -10,8 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common.folder import read_json, read_metrics
-from experiments.common.methods import METHODS
+from experiments.common.runs import Run, read_runs
 from experiments.common.stats import format_interval
 
 # Table 4 of Lee et al. 2022: meta-test MSE, mean ± 95% interval over 5 runs.
@@ -22,27 +20,6 @@ PAPER = {
     "nift": "0.502 ± 0.146",
     "hyperdistill": "0.327 ± 0.052",
 }
-
-
-class Run(NamedTuple):
-    """What one run left."""
-
-    path: pathlib.Path
-    config: dict
-    summary: dict
-    metrics: list[dict]
-
-
-def read_runs(out: pathlib.Path) -> dict[str, list[Run]]:
-    """The runs that ended, by method, in the tables' order."""
-    runs: dict[str, list[Run]] = {}
-    for name in METHODS:
-        paths = sorted((out / name).glob("seed-*"), key=lambda p: int(p.name.split("-")[1]))
-        for path in paths:
-            config, summary = (read_json(path / f"{part}.json") for part in ("config", "summary"))
-            if config and summary:
-                runs.setdefault(name, []).append(Run(path, config, summary, read_metrics(path)))
-    return runs
 
 
 def table(runs: dict[str, list[Run]]) -> str:

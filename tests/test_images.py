@@ -91,7 +91,7 @@ def test_crop_and_flip_is_a_shift_of_the_padded_image():
 
 def test_draw_batch():
     task = sample_task(jax.random.key(0), coded_images(), ways=5)
-    images, labels = draw_batch(jax.random.key(1), task.inner, 32, augment=False)
+    images, labels = draw_batch(jax.random.key(1), task.inner, 32, pad=None)
     assert images.dtype == jnp.float32 and images.shape == (32, 2, 2, 3)
     known = {
         (*image.tolist(), label)

@@ -31,7 +31,7 @@ def meta_train(
     horizon: int,
     folder: RunFolder,
     label: str,
-    validate=lambda state: {},
+    validate=lambda m, state: {},
     save_every: int = 10,
 ):
     """Runs `total` inner optimisations, from the folder's last checkpoint on.
@@ -44,7 +44,7 @@ def meta_train(
       horizon: T, to number the inner steps.
       folder: where metrics and checkpoints go.
       label: for the progress bar.
-      validate: state -> dict of figures for metrics.jsonl.
+      validate: (m, state) -> figures after inner optimisation m, for metrics.jsonl and the bar.
       save_every: inner optimisations between two checkpoints; the first is saved too.
 
     Returns:
@@ -55,6 +55,7 @@ def meta_train(
     """
     done, state = folder.restore(state)
     products = sum(row["products"] for row in folder.metrics())
+    shown: dict[str, str] = {}
     saved = done
     with tqdm(total=total, initial=done, desc=label, unit="opt", leave=False) as bar:
         for m in range(done + 1, total + 1):
@@ -64,9 +65,14 @@ def meta_train(
             elapsed = time.perf_counter() - start
             _check_finite(info.outer_loss, m, horizon, saved)
             products += int(info.products)
-            folder.log(_row(m, info, elapsed) | validate(state))
+            validation = validate(m, state)
+            folder.log(_row(m, info, elapsed) | validation)
+            shown |= {name: f"{value:.3g}" for name, value in validation.items()}
             bar.set_postfix(
-                loss=f"{info.outer_loss[-1]:.3g}", theta=f"{info.theta:.3g}", products=products
+                loss=f"{info.outer_loss[-1]:.3g}",
+                theta=f"{info.theta:.3g}",
+                products=products,
+                **shown,
             )
             bar.update()
             if m % save_every == 0 or m in (1, total):

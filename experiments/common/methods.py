@@ -5,7 +5,17 @@ from typing import Literal, NamedTuple, get_args
 
 import hdistill as hd
 
-MethodName = Literal["fo", "one-step", "drmad", "nift", "greedy", "hyperdistill", "rmd"]
+MethodName = Literal[
+    "fo",
+    "one-step",
+    "drmad",
+    "nift",
+    "greedy",
+    "one-step-sized",
+    "hyperdistill",
+    "rmd-end",
+    "rmd",
+]
 METHODS: tuple[str, ...] = get_args(MethodName)
 
 
@@ -30,6 +40,7 @@ def methods(
     horizon: int,
     gamma: float,
     neumann: tuple[int, int],
+    size: str | float = "fit",
 ) -> dict[str, Method]:
     """All methods of a study.
 
@@ -40,6 +51,8 @@ def methods(
       horizon: T, over which online RMD is exact.
       gamma: γ of HyperDistill.
       neumann: (N, K) of N.IFT: the terms, and the last inner steps in which λ moves.
+      size: of HyperDistill's second-order term, and of the one-step term that is sized likewise
+        (the ablation that leaves w* and D* out).
     """
     terms, last = neumann
     online = hd.online
@@ -53,8 +66,14 @@ def methods(
             {"last": last},
         ),
         "greedy": Method("Greedy (γ=0.5)", online.greedy(problem, gamma=0.5), {}),
-        "hyperdistill": Method(
-            f"HyperDistill (γ={gamma})", online.hyperdistill(problem, gamma=gamma), {}
+        "one-step-sized": Method(
+            "1-step, size fitted" if size == "fit" else f"1-step, size {size:g}",
+            online.hyperdistill(problem, gamma=0.0, size=size),
+            {},
         ),
+        "hyperdistill": Method(
+            f"HyperDistill (γ={gamma})", online.hyperdistill(problem, gamma=gamma, size=size), {}
+        ),
+        "rmd-end": Method("RMD (exact, once at T)", hd.offline.reverse_mode, {}),
         "rmd": Method("Online RMD (exact)", online.reverse_mode(problem, window=horizon), {}),
     }

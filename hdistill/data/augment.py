@@ -35,14 +35,14 @@ def crop_and_flip(key, images, pad: int = 4):
     return jax.vmap(one)(padded, shifts, flips)
 
 
-def draw_batch(key, examples: Examples, size: int, augment: bool = True):
+def draw_batch(key, examples: Examples, size: int, pad: int | None = 4):
     """A batch for a loss: `size` examples drawn with replacement, augmented, normalised.
 
     Args:
       key: PRNG key.
       examples: a task's half.
       size: B.
-      augment: whether to crop and flip.
+      pad: largest shift of the crop, pixels; None neither crops nor flips.
 
     Returns:
       (images, labels): float32 [B, H, W, 3] in [-1, 1] and int32 [B].
@@ -50,5 +50,5 @@ def draw_batch(key, examples: Examples, size: int, augment: bool = True):
     index_key, augment_key = jax.random.split(key)
     index = jax.random.randint(index_key, (size,), 0, examples.labels.shape[0])
     images = examples.images[index]
-    images = crop_and_flip(augment_key, images) if augment else images
+    images = images if pad is None else crop_and_flip(augment_key, images, pad)
     return normalize(images), examples.labels[index]

@@ -51,6 +51,12 @@ class _Warp(nn.Module):
 class _Classifier:
     """What the three share: cross entropy as both losses, and accuracy."""
 
+    def __init__(self, ways: int, channels: int):
+        raise NotImplementedError
+
+    def init(self, key, images):
+        raise NotImplementedError
+
     def logits(self, params, hparams, images):
         raise NotImplementedError
 

@@ -1,0 +1,146 @@
+"""The image study's protocols, models and images."""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from hdistill.data import images
+from hdistill.data.pool import SPLITS
+from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad
+
+ModelName = Literal["anil", "warpgrad", "metaweightnet"]
+DatasetName = Literal["cifar100", "tinyimagenet"]
+PresetName = Literal["smoke", "cpu", "paper"]
+MODELS = {"anil": Anil, "warpgrad": WarpGrad, "metaweightnet": MetaWeightNet}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A protocol. The defaults are Section 5's, number for number.
+
+    Attributes:
+      image_size: height and width; larger images are averaged down.
+      channels: of every convolution.
+      batch: images of an inner step, and of an outer loss.
+      pad: largest shift of the random crop, pixels.
+      horizon: T, inner steps.
+      every: λ moves after every so many of them.
+      inner_optimisations: M.
+      meta_batch: tasks for each inner optimisation.
+      fit_period: inner optimisations between two fits of θ.
+      hyper_rate: learning rate of λ, decayed linearly to 0 over the run.
+      weighting_hyper_rate: the same for MetaWeightNet.
+      neumann: (N, K) of N.IFT: terms, and last inner steps in which λ moves.
+      validate_every: inner optimisations between two meta-validations.
+      validation_tasks: tasks of a meta-validation.
+      test_tasks: tasks of the meta-test.
+      seeds: runs.
+      gammas: γ of HyperDistill to choose from by meta-validation.
+    """
+
+    image_size: int = 32
+    channels: int = 32
+    batch: int = 100
+    pad: int = 4
+    horizon: int = 100
+    every: int = 2
+    inner_optimisations: int = 1000
+    meta_batch: int = 4
+    fit_period: int = 50
+    hyper_rate: float = 0.001
+    weighting_hyper_rate: float = 0.01
+    neumann: tuple[int, int] = (5, 10)
+    validate_every: int = 50
+    validation_tasks: int = 100
+    test_tasks: int = 500
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    gammas: tuple[float, ...] = (0.9, 0.99, 0.999, 0.9999)
+
+
+PRESETS = {
+    # Does it run at all? Generated images, under a minute.
+    "smoke": Preset(
+        image_size=8,
+        channels=4,
+        batch=10,
+        pad=1,
+        horizon=4,
+        inner_optimisations=3,
+        meta_batch=2,
+        neumann=(1, 2),
+        validate_every=2,
+        validation_tasks=2,
+        test_tasks=3,
+        seeds=(0,),
+        gammas=(0.9,),
+    ),
+    # Real images, a run in minutes on 2 cores: half the horizon and the channels, a quarter of the
+    # pixels, a third of the batch, half the meta-batch, a tenth of the inner optimisations. With so
+    # few, λ moves faster and θ is fitted more often.
+    "cpu": Preset(
+        image_size=16,
+        channels=16,
+        batch=32,
+        pad=2,
+        horizon=50,
+        inner_optimisations=100,
+        meta_batch=2,
+        fit_period=25,
+        hyper_rate=0.005,
+        neumann=(5, 5),
+        validate_every=20,
+        validation_tasks=10,
+        test_tasks=100,
+        seeds=(0, 1, 2),
+        gammas=(0.9, 0.99),
+    ),
+    "paper": Preset(),
+}
+INNER_RATE = {"anil": 0.01, "warpgrad": 0.01, "metaweightnet": 0.1}
+MOMENTUM = 0.9
+WAYS = 10
+CORRUPTION = {"anil": 0.0, "warpgrad": 0.0, "metaweightnet": 0.4}
+
+
+def class_images(dataset: str, preset_name: str, preset: Preset, data_dir: pathlib.Path) -> dict:
+    """The images of the three splits' classes, uint8 [classes, per class, H, W, 3] each.
+
+    The smoke preset generates them: a random colour and pattern for each class, and noise.
+    """
+    if preset_name == "smoke":
+        return {
+            part: _generated(preset.image_size, i) for i, part in enumerate(SPLITS[dataset]._fields)
+        }
+    size = 64 if dataset == "tinyimagenet" and preset.image_size > 32 else 32
+    pool = images.load(f"tinyimagenet{size}" if dataset == "tinyimagenet" else dataset, data_dir)
+    return {
+        part: jnp.asarray(shrink(pool.by_class(classes), preset.image_size))
+        for part, classes in SPLITS[dataset]._asdict().items()
+    }
+
+
+def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Images of a whole fraction of their height and width, each pixel the mean of a square.
+
+    Args:
+      pixels: uint8 [..., H, H, 3].
+      size: the new height, a divisor of H.
+    """
+    height = pixels.shape[-3]
+    if height % size:
+        raise ValueError(f"size={size}: expected a divisor of the images' height, {height}")
+    if height == size:
+        return pixels
+    step = height // size
+    squares = pixels.reshape(*pixels.shape[:-3], size, step, size, step, 3)
+    return np.rint(squares.mean(axis=(-4, -2), dtype=np.float32)).astype(np.uint8)
+
+
+def _generated(size: int, seed: int, classes: int = 12, per_class: int = 20) -> jnp.ndarray:
+    rng = np.random.default_rng(seed)
+    patterns = rng.uniform(40, 215, (classes, 1, size, size, 3))
+    noise = rng.normal(0, 20, (classes, per_class, size, size, 3))
+    return jnp.asarray(np.clip(patterns + noise, 0, 255).astype(np.uint8))
