@@ -26,17 +26,15 @@ from experiments.common.loop import NonFiniteLoss, meta_train
 from experiments.common.methods import METHODS, Method, MethodName, methods
 from experiments.common.runs import run_seeds, spent
 from experiments.image_protocol import (
-    CORRUPTION,
-    INNER_RATE,
     MODELS,
     MOMENTUM,
-    PRESETS,
     WAYS,
     DatasetName,
     ModelName,
     Preset,
     PresetName,
     class_images,
+    protocol,
 )
 from experiments.image_report import report
 from hdistill.data.augment import draw_batch, normalize
@@ -79,10 +77,12 @@ class Setting:
     """A model on a data set under a preset: what the methods have in common."""
 
     def __init__(self, config: Config, preset: Preset):
-        self.preset, self.name, self.init_rule = preset, config.model, config.init
+        self.preset, self.name = preset, config.model
         self.model = MODELS[config.model](WAYS, preset.channels)
-        self.corruption, self.rate = CORRUPTION[config.model], INNER_RATE[config.model]
-        self.optimizer = optax.sgd(self.rate, momentum=MOMENTUM)
+        self.optimizer = optax.sgd(preset.inner_rate, momentum=MOMENTUM)
+        # How FOMAML applies its gradients the paper does not say.
+        reptile, fomaml = hd.reptile(preset.reptile_rate), hd.fomaml(optax.adam(1e-3))
+        self.initialization = {"reptile": reptile, "fomaml": fomaml}[config.init]
         self.problem = hd.from_losses(self.model.inner_loss, self.model.outer_loss, self.optimizer)
         self.images = class_images(config.dataset, config.preset, preset, config.data_dir)
         self.sample = jax.jit(jax.vmap(self.task, (0, None)))
@@ -91,7 +91,7 @@ class Setting:
     def descend(self, weights, hparams, batch):
         """One step of plain gradient descent, the map of N.IFT."""
         gradient = jax.grad(self.model.inner_loss)(weights.params, hparams, batch)
-        params = optax.tree.add_scale(weights.params, -self.rate, gradient)
+        params = optax.tree.add_scale(weights.params, -self.preset.inner_rate, gradient)
         return weights._replace(params=params)
 
     def methods(self, gamma: float) -> dict[str, Method]:
@@ -102,7 +102,7 @@ class Setting:
             horizon=self.preset.horizon,
             gamma=gamma,
             neumann=self.preset.neumann,
-            size=1.0 if self.name == "metaweightnet" else "fit",
+            size=self.preset.size,
         )
 
     def learner(self, method: Method) -> hd.Learner:
@@ -113,14 +113,13 @@ class Setting:
         if online and not arguments:
             arguments = {"every": preset.every}
         moves = arguments.get("last", preset.horizon // preset.every if online else 1)
-        weighting = self.name == "metaweightnet"
-        rate = preset.weighting_hyper_rate if weighting else preset.hyper_rate
-        schedule = optax.linear_schedule(rate, 0.0, moves * preset.inner_optimisations)
+        steps = moves * preset.inner_optimisations
+        schedule = optax.linear_schedule(preset.hyper_rate, 0.0, steps)
         return hd.learner(
             self.problem,
             method.estimator,
             hyper_optimizer=optax.sgd(schedule, momentum=MOMENTUM),
-            initialization=INITIALIZATIONS[self.init_rule],
+            initialization=self.initialization,
             horizon=preset.horizon,
             fit_period=preset.fit_period,
             sample_inner=lambda key, task: self.batch(key, task.inner),
@@ -130,7 +129,7 @@ class Setting:
 
     def task(self, key, images):
         """A task of the study, from a split's images."""
-        return sample_task(key, images, ways=WAYS, corruption=self.corruption)
+        return sample_task(key, images, ways=WAYS, corruption=self.preset.corruption)
 
     def batch(self, key, examples):
         """An augmented batch of a task's half."""
@@ -166,12 +165,6 @@ class Setting:
             ).mean()
 
         return jax.lax.map(one, jax.random.split(key, tasks), batch_size=self.preset.meta_batch)
-
-
-INITIALIZATIONS = {
-    "reptile": hd.reptile(1.0),
-    "fomaml": hd.fomaml(optax.adam(1e-3)),  # the paper does not say how
-}
 
 
 class Study:
@@ -252,7 +245,7 @@ def chosen(config: Config, preset: Preset):
 
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
-    preset = PRESETS[config.preset]
+    preset = protocol(config.preset, config.model)
     setting = Setting(config, preset)
     out = config.out / f"{config.model}-{config.dataset}-{config.init}"
     for name, gamma in chosen(config, preset):

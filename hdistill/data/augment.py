@@ -1,9 +1,27 @@
-"""Batches drawn from a task's half, cropped and flipped, inside a compiled step."""
+"""Images made smaller once; batches drawn, cropped and flipped inside a compiled step."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hdistill.data.pool import Examples
+
+
+def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Images of a whole fraction of their height and width, each pixel the mean of a square.
+
+    Args:
+      pixels: uint8 [..., H, H, 3].
+      size: the new height, a divisor of H.
+    """
+    height = pixels.shape[-3]
+    if height % size:
+        raise ValueError(f"size={size}: expected a divisor of the images' height, {height}")
+    if height == size:
+        return pixels
+    step = height // size
+    squares = pixels.reshape(*pixels.shape[:-3], size, step, size, step, 3)
+    return np.rint(squares.mean(axis=(-4, -2), dtype=np.float32)).astype(np.uint8)
 
 
 def normalize(images):

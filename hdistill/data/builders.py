@@ -1,0 +1,143 @@
+"""TensorFlow Datasets builders that prepare and read images without TensorFlow.
+
+The stock CIFAR builders read their files through TensorFlow; these read them with the standard
+library and leave the same prepared data set (name, version, features, keys, order) in array_record
+files, which plain `tfds.data_source` opens. TinyImageNet is not in TensorFlow Datasets.
+"""
+
+import io
+import pathlib
+import tarfile
+import zipfile
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.image_classification import cifar
+
+from hdistill.data.archives import ARCHIVES, Archive, check_file, check_reachable
+
+
+def _png(pixels: np.ndarray) -> io.BytesIO:
+    """An image, encoded: TensorFlow Datasets would call TensorFlow to encode an array."""
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    encoded.seek(0)
+    return encoded
+
+
+with tfds.core.registered.skip_registration():
+
+    class _FromArchive(tfds.core.GeneratorBasedBuilder):
+        """The part all three share: the archive from data_dir/manual, or downloaded."""
+
+        @property
+        def archive(self) -> Archive:
+            """The archive that the data set is prepared from."""
+            return ARCHIVES[self.name]
+
+        @property
+        def url_infos(self):
+            """What the download manager checks a download against, or takes a manual file for."""
+            archive = self.archive
+            info = tfds.download.checksums.UrlInfo(archive.size, archive.sha256, archive.file)
+            return {archive.url: info}
+
+        def prepare(self, root: pathlib.Path) -> None:
+            """Prepares the data set under root, unless it is prepared already.
+
+            Raises:
+              FileNotFoundError: no archive in root/manual, and none to be downloaded.
+              ValueError: an archive that is another file than expected.
+            """
+            if self.data_path.exists():
+                return
+            archive, manual = self.archive, root / "manual"
+            if (manual / archive.file).exists():
+                check_file(manual / archive.file, archive)
+            else:
+                check_reachable(
+                    archive, f"no prepared files in {self.data_path}, no {manual / archive.file}"
+                )
+            manual.mkdir(parents=True, exist_ok=True)
+            config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
+            try:
+                self.download_and_prepare(
+                    download_dir=root / "downloads",
+                    download_config=config,
+                    file_format="array_record",
+                )
+            except NonMatchingChecksumError as error:
+                raise ValueError(f"the download is not what was expected, {archive}") from error
+
+    class _Cifar(_FromArchive):
+        """Reads CIFAR's binary version: for each example its labels, then 3072 bytes of image."""
+
+        def _split_generators(self, dl_manager):
+            path, info = dl_manager.download(self.archive.url), self._cifar_info
+            with tarfile.open(path) as tar:
+                for key, name in zip(info.label_keys, info.label_files):
+                    names = tar.extractfile(info.prefix + name).read().decode().split("\n")
+                    self.info.features[key].names = [name for name in names if name]
+            parts = {"train": ("train_", info.train_files), "test": ("test_", info.test_files)}
+            return {part: self._generate_examples(path, *of) for part, of in parts.items()}
+
+        def _generate_examples(self, path, id_prefix, files):
+            keys, index = self._cifar_info.label_keys, 0
+            with tarfile.open(path) as tar:
+                for name in files:
+                    body = tar.extractfile(self._cifar_info.prefix + name).read()
+                    rows = np.frombuffer(body, np.uint8).reshape(-1, len(keys) + 3072)
+                    for row in rows:
+                        image = row[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
+                        labels = dict(zip(keys, row.tolist()))
+                        yield (
+                            index,
+                            labels | {"id": f"{id_prefix}{index:05d}", "image": _png(image)},
+                        )
+                        index += 1
+
+    class Cifar10(_Cifar, cifar.Cifar10):
+        """CIFAR-10, 50,000 and 10,000 images of 32x32."""
+
+    class Cifar100(_Cifar, cifar.Cifar100):
+        """CIFAR-100, 50,000 and 10,000 images of 32x32."""
+
+    class TinyImagenet(_FromArchive, tfds.core.GeneratorBasedBuilder):
+        """TinyImageNet's training set: 200 classes of 500 images of 64x64, as JPEG.
+
+        The files are kept as they are. Labels are the positions of the sorted WordNet ids.
+        """
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(64, 64, 3), encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(num_classes=200),
+            }
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("image", "label"),
+                homepage="http://cs231n.stanford.edu/",
+            )
+
+        def _split_generators(self, dl_manager):
+            path = dl_manager.download(self.archive.url)
+            with zipfile.ZipFile(path) as archive:
+                text = archive.read("tiny-imagenet-200/wnids.txt").decode()
+            self.info.features["label"].names = sorted(text.split())
+            return {"train": self._generate_examples(path)}
+
+        def _generate_examples(self, path):
+            with zipfile.ZipFile(path) as archive:
+                for name in sorted(archive.namelist()):
+                    if name.startswith("tiny-imagenet-200/train/") and name.endswith(".JPEG"):
+                        key = pathlib.PurePosixPath(name).stem
+                        image = io.BytesIO(archive.read(name))
+                        yield key, {"id": key, "image": image, "label": key.split("_")[0]}
+
+
+BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100, "tiny_imagenet": TinyImagenet}
