@@ -5,6 +5,8 @@ losses of (params, hparams, batch) with batch = (images, labels): float32 [B, H,
 [B]. `logits(params, hparams, images)` is [B, ways].
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -157,9 +159,30 @@ class MetaWeightNet(_Classifier):
         return self.LEAST + (1 - self.LEAST) * share
 
     def inner_loss(self, params, hparams, batch):
-        """Mean of weight times cross entropy; weights are constants of w (Shu et al. 2019)."""
+        """Mean of weight times cross entropy.
+
+        Its gradient in w takes the weights for constants (Shu et al. 2019). The derivative of that
+        gradient does not, since Φ as a function of w has weights that change with the losses.
+        """
         losses = _cross_entropy(self.logits(params, hparams, batch[0]), batch[1])
-        return jnp.mean(self.weights(hparams, jax.lax.stop_gradient(losses)) * losses)
+        return _weighted(self.weights, hparams, losses).mean()
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _weighted(weights, hparams, losses):
+    """Weight times loss, [B]. Its derivative in the losses is the weight.
+
+    `lax.stop_gradient` on the weights would say the same once, and be wrong when differentiated
+    again.
+    """
+    return weights(hparams, losses) * losses
+
+
+@_weighted.defjvp
+def _(weights, primals, tangents):
+    hparams, losses = primals
+    out, along_hparams = jax.jvp(lambda h: weights(h, losses) * losses, (hparams,), (tangents[0],))
+    return out, along_hparams + weights(hparams, losses) * tangents[1]
 
 
 def _cross_entropy(logits, labels):

@@ -1,0 +1,60 @@
+"""The image models' hypergradients, on small instances in float64, against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hdistill as hd
+from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad, _weighted
+from tests.problems import Case
+
+
+def small(model_class, horizon=2, batch=3) -> Case:
+    """The model with 2 channels, 3 ways and 8x8 images (16x16 for ANIL's fourth block)."""
+    model = model_class(ways=3, channels=2)
+    optimizer = optax.sgd(0.05, momentum=0.9)
+    size = 16 if model_class is Anil else 8
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(horizon + 1, batch, size, size, 3)))
+    labels = jnp.asarray(rng.integers(0, 3, (horizon + 1, batch)))
+    hparams, params = jax.tree.map(
+        lambda x: x.astype(jnp.float64), jax.jit(model.init)(jax.random.key(1), images[0])
+    )
+    batches, outer = (images[:-1], labels[:-1]), (images[-1], labels[-1])
+    problem = hd.from_losses(model.inner_loss, model.outer_loss, optimizer)
+    return Case(problem, hparams, hd.InnerState(params, optimizer.init(params)), batches, outer)
+
+
+@pytest.mark.parametrize("model_class", [Anil, WarpGrad, MetaWeightNet])
+@pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
+def test_hypergradient_of_the_model_is_that_of_differences(model_class):
+    problem, hparams, weights, batches, outer_batch = case = small(model_class)
+    exact = jax.jit(lambda *rest: hd.offline.reverse_mode(problem, *rest))(*case[1:])
+
+    @jax.jit
+    def value(h):
+        return problem.outer_loss(hd.unroll(problem, h, weights, batches), h, outer_batch)
+
+    rng, step = np.random.default_rng(1), 1e-6
+    for _ in range(3):
+        direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), hparams)
+        ahead, behind = (
+            value(optax.tree.add_scale(hparams, by, direction)) for by in (step, -step)
+        )
+        slope = (ahead - behind) / (2 * step)
+        along, first_order = (
+            optax.tree.vdot(term, direction) for term in (exact.total, exact.first_order)
+        )
+        np.testing.assert_allclose(along, slope, rtol=1e-5)
+        assert abs(first_order - slope) > 1e-2 * abs(slope)  # without g^SO it would not do
+
+
+def test_weights_are_constants_of_the_gradient_and_not_of_its_derivative():
+    def slope(h, loss):  # weight h·loss², so that the gradient is that and not 3 h·loss²
+        return jax.grad(lambda x: _weighted(lambda h, x: h * x**2, h, x))(loss)
+
+    h, loss = jnp.asarray(0.7), jnp.asarray(1.3)
+    np.testing.assert_allclose(slope(h, loss), h * loss**2)
+    np.testing.assert_allclose(jax.grad(slope, (0, 1))(h, loss), [loss**2, 2 * h * loss])
