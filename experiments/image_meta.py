@@ -105,26 +105,31 @@ class Setting:
             size=self.preset.size,
         )
 
+    def when(self, method: Method) -> tuple[dict, int]:
+        """When λ moves, as arguments of the learner, and how often in an inner optimisation."""
+        if not isinstance(method.estimator, hd.Estimator):
+            return {}, 1
+        if "last" in method.arguments:
+            return method.arguments, method.arguments["last"]
+        return {"every": self.preset.every}, self.preset.horizon // self.preset.every
+
+    def hyper_schedule(self, method: Method):
+        """λ's learning rate by the number of its updates, down to 0 at the end of the run."""
+        updates = self.when(method)[1] * self.preset.inner_optimisations
+        return optax.linear_schedule(self.preset.hyper_rate, 0.0, updates)
+
     def learner(self, method: Method) -> hd.Learner:
         """Algorithm 3 with a method, under the preset."""
-        preset = self.preset
-        online = isinstance(method.estimator, hd.Estimator)
-        arguments = method.arguments
-        if online and not arguments:
-            arguments = {"every": preset.every}
-        moves = arguments.get("last", preset.horizon // preset.every if online else 1)
-        steps = moves * preset.inner_optimisations
-        schedule = optax.linear_schedule(preset.hyper_rate, 0.0, steps)
         return hd.learner(
             self.problem,
             method.estimator,
-            hyper_optimizer=optax.sgd(schedule, momentum=MOMENTUM),
+            hyper_optimizer=optax.sgd(self.hyper_schedule(method), momentum=MOMENTUM),
             initialization=self.initialization,
-            horizon=preset.horizon,
-            fit_period=preset.fit_period,
+            horizon=self.preset.horizon,
+            fit_period=self.preset.fit_period,
             sample_inner=lambda key, task: self.batch(key, task.inner),
             sample_outer=lambda key, task: self.batch(key, task.outer),
-            **arguments,
+            **self.when(method)[0],
         )
 
     def task(self, key, images):

@@ -82,6 +82,8 @@ def report(out: pathlib.Path) -> str:
     runs = read_runs(out)
     text = table(runs)
     (out / "table.md").write_text(text)
+    if not runs:
+        return text
     plot_over_training(runs, "outer_loss", "meta-training: outer loss at T", out / "training.png")
     plot_over_training(runs, "accuracy", "meta-validation: accuracy", out / "validation.png")
     plot_gammas(runs, out / "gamma.png")

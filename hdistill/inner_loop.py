@@ -77,7 +77,7 @@ def online_loop(plan: Plan, state, tasks, keys, mean):
             lambda e, tr, k: estimator.observe(e, tr._replace(hparams=hparams), k)
         )(estimates, transition_of, keys)
         loss = mean(outer_losses(problem, transition_of, hparams))
-        nan = jnp.full_like(loss, jnp.nan)
+        nan = jnp.full_like(optax.tree.norm(hparams), jnp.nan)  # of the norms' dtype, λ's
         return ((transition_of.current, estimates), hparams, hyper_state), (loss, nan, nan)
 
     def body(carry, at):

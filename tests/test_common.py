@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import hdistill as hd
@@ -104,3 +105,24 @@ class TestSuite:
             jax.eval_shape(functools.partial(method(face, name), problem), *arguments[1:])
         # g^FO is zero here, so that first-order reports both; the others do see λ through Φ.
         assert ("hparams['used']" in str(caught[0].message)) == (name == "first_order")
+
+
+def test_hparams_and_weights_may_differ_in_precision():
+    case = quadratic("sgd")
+
+    def update(w, h, d):
+        return w - 0.1 * (w - d.mean(0) * h.sum().astype(jnp.float64))
+
+    problem = hd.Problem(update, lambda w, h, v: jnp.sum((w - v.mean(0)) ** 2))
+    learner = hd.learner(
+        problem,
+        hd.online.one_step(problem),
+        hyper_optimizer=optax.sgd(0.1),
+        horizon=4,
+        every=2,
+    )
+    state = learner.init(jax.random.key(0), jnp.ones(3, jnp.float32), case.weights.params)
+    tasks = case.batches[:1], case.outer_batch[None]
+    moved, info = jax.eval_shape(learner.transition, state, tasks)
+    assert moved.hparams.dtype == info.first_order_norm.dtype == jnp.float32
+    assert moved.weights.dtype == info.outer_loss.dtype == jnp.float64

@@ -40,8 +40,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (3, 3, x.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
         return conv3x3(x, kernel) + bias.reshape(1, 1, 1, -1)
 
 
@@ -54,8 +54,8 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         axes = tuple(range(x.ndim - 1))
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         mean = x.mean(axes, keepdims=True)
         variance = jnp.square(x - mean).mean(axes, keepdims=True)
         shape = (1,) * (x.ndim - 1) + (-1,)

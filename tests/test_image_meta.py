@@ -1,0 +1,121 @@
+"""The image study: protocols, images, a smoke run, the same seed twice, its tables and plots."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import image_meta
+from experiments.common.runs import Run, read_runs
+from experiments.image_protocol import PRESETS, class_images, protocol
+from experiments.image_report import gain, report, table, tuned
+from hdistill.data.augment import shrink
+from hdistill.data.pool import Pool
+
+pytestmark = pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
+
+
+def test_paper_preset_is_section_5():
+    for model in ("anil", "warpgrad"):
+        paper = protocol("paper", model)
+        assert (paper.horizon, paper.batch, paper.meta_batch, paper.every) == (100, 100, 4, 2)
+        assert (paper.inner_optimisations, paper.fit_period, paper.test_tasks) == (1000, 50, 500)
+        assert (paper.inner_rate, paper.hyper_rate, paper.corruption) == (0.01, 0.001, 0.0)
+        assert (paper.image_size, paper.channels, paper.pad, paper.size) == (32, 32, 4, "fit")
+        assert paper.gammas == (0.9, 0.99, 0.999, 0.9999) and len(paper.seeds) == 5
+    weighting = protocol("paper", "metaweightnet")
+    assert (weighting.inner_rate, weighting.hyper_rate) == (0.1, 0.01)
+    assert (weighting.corruption, weighting.size) == (0.4, 1.0)
+    assert weighting.reptile_rate == paper.reptile_rate == 1.0
+    assert PRESETS["cpu"].horizon >= 50
+
+
+def test_images_are_averaged_down_and_split_by_class(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (200, 32, 32, 3)).astype(np.uint8)
+    Pool(images, np.repeat(np.arange(100), 2), tuple(map(str, range(100)))).save(
+        tmp_path / "cifar100.npz"
+    )
+    found = class_images("cifar100", "cpu", PRESETS["cpu"], tmp_path)
+    assert {part: x.shape[:2] for part, x in found.items()} == {
+        "train": (50, 2),
+        "validation": (20, 2),
+        "test": (30, 2),
+    }
+    square = images[2 * 70 + 1, 4:6, 6:8].reshape(4, 3).astype(float).mean(0)
+    np.testing.assert_array_equal(found["test"][0, 1, 2, 3], np.rint(square))
+    with pytest.raises(ValueError, match=r"size=12.*divisor.*32"):
+        shrink(images, 12)
+
+
+def test_hyper_rate_falls_to_zero_over_the_run():
+    """λ of the smoke run moves 3·2 times; after as many updates the rate is 0."""
+    setting = image_meta.Setting(SMOKE, protocol("smoke", "metaweightnet"))
+    for name, moves in {"one-step": 2, "nift": 2, "drmad": 1}.items():
+        schedule = setting.hyper_schedule(setting.methods(0.9)[name])
+        rates = [float(schedule(step)) for step in range(3 * moves + 1)]
+        np.testing.assert_allclose(rates, np.linspace(0.01, 0, 3 * moves + 1), atol=1e-8)
+
+
+SMOKE = image_meta.Config(preset="smoke", model="metaweightnet", method="one-step")
+
+
+def test_smoke_run_leaves_what_it_should_and_the_same_again(tmp_path, capsys):
+    runs = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        image_meta.main(dataclasses.replace(SMOKE, out=out))
+        printed = capsys.readouterr().out
+        runs.append(out / "metaweightnet-cifar100-reptile")
+    assert "1-step" in printed
+    for name in ("table.md", "training.png", "validation.png", "weighting.png"):
+        assert (runs[0] / name).stat().st_size > 0
+    run = runs[0] / "one-step" / "seed-0"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["diverged"] is None and 0 <= summary["test_accuracy"] <= 1
+    assert summary["products"] == 3 * 2 and summary["packages"]["jax"] == jax.__version__
+    curves = json.loads((run / "weighting.json").read_text())
+    assert all(0.1 <= weight <= 1 for name in ("before", "after") for weight in curves[name])
+    assert curves["before"] != curves["after"]
+
+    def rows(folder):
+        lines = (folder / "one-step/seed-0/metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in lines]
+
+    assert rows(runs[0]) == rows(runs[1])
+    assert ["accuracy" in row for row in rows(runs[0])] == [False, True, True]
+    accuracies = [read_runs(x)["one-step"][0].summary["test_accuracy"] for x in runs]
+    assert accuracies[0] == accuracies[1]
+    config = json.loads((run / "config.json").read_text())
+    assert config["corruption"] == 0.4 and config["model"] == "metaweightnet"
+
+
+def run(tmp_path, title, seed, test, validation, gamma=0.9):
+    """A run with these accuracies."""
+    summary = {"test_accuracy": test, "validation_accuracy": validation, "products": 50}
+    summary |= {"inner_optimisations_done": 2, "seconds": 3.0, "seconds_each": 1.5}
+    rows = [
+        {"inner_optimisation": m, "outer_loss": 2.0 / m, "accuracy": 0.1 * m} for m in (1, 2, 3)
+    ]
+    return Run(tmp_path, {"title": title, "seed": seed, "gamma": gamma}, summary, rows)
+
+
+def test_table_compares_seed_by_seed_and_chooses_gamma_by_validation(tmp_path):
+    runs = {
+        "one-step": [run(tmp_path, "1-step", s, 0.4 + 0.1 * s, 0.4) for s in (0, 1)],
+        "hyperdistill-gamma0.9": [run(tmp_path, "A", s, 0.42 + 0.1 * s, 0.3) for s in (0, 1)],
+        "hyperdistill-gamma0.99": [
+            run(tmp_path, "B", 0, 0.3, 0.5, 0.99),
+            run(tmp_path, "B", 1, None, None, 0.99),
+        ],
+    }
+    assert gain(runs["hyperdistill-gamma0.9"], runs["one-step"]) == "2.00 ± 0.00"
+    assert tuned(runs) == "hyperdistill-gamma0.9"  # the other's lost run counts against it
+    lines = table(runs).splitlines()
+    assert "A, chosen | 2 | 47.00 ± 63.53 | 30.00 ± 0.00 | 2.00 ± 0.00 | 0 | 25.0" in lines[3]
+    assert "| B | 2 | 30.00 | 50.00 | -10.00 | 1 |" in lines[4]
+
+
+def test_report_of_nothing(tmp_path):
+    assert report(tmp_path).startswith("| method |")
