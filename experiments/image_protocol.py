@@ -113,13 +113,13 @@ WAYS = 10
 def protocol(preset: PresetName, model: ModelName) -> Preset:
     """The protocol of a preset for a model."""
     found = PRESETS[preset]
-    if model != "metaweightnet":
-        return found
-    # In the small network φ's last block dies when φ is the mean of w_T, labels corrupted.
-    rate = 0.1 if preset == "cpu" else found.reptile_rate
-    return dataclasses.replace(  # Appendix I
-        found, inner_rate=0.1, hyper_rate=0.01, corruption=0.4, size=1.0, reptile_rate=rate
-    )
+    if preset == "cpu" and model != "warpgrad":
+        # In the small network the last block, all of it w, dies if φ is made the mean of w_T.
+        found = dataclasses.replace(found, reptile_rate=0.1)
+    if model == "metaweightnet":  # Appendix I
+        found = dataclasses.replace(found, inner_rate=0.1, hyper_rate=0.01)
+        found = dataclasses.replace(found, corruption=0.4, size=1.0)
+    return found
 
 
 def class_images(dataset: str, preset_name: str, preset: Preset, data_dir: pathlib.Path) -> dict:
