@@ -56,6 +56,7 @@ class Config:
       preset: the protocol.
       seed: seeds to run; none for the preset's.
       gamma: γ of HyperDistill, each a run; none for the preset's.
+      image_size: height and width of the images; none for the preset's. TinyImageNet has 64.
       data_dir: folder of the images' pools.
       out: the folder for results.
       resume: go on with the runs in `out` where they stopped.
@@ -68,6 +69,7 @@ class Config:
     preset: PresetName = "cpu"
     seed: tuple[int, ...] = ()
     gamma: tuple[float, ...] = ()
+    image_size: int | None = None
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/image_meta")
     resume: bool = False
@@ -251,6 +253,8 @@ def chosen(config: Config, preset: Preset):
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     preset = protocol(config.preset, config.model)
+    if config.image_size is not None:
+        preset = dataclasses.replace(preset, image_size=config.image_size)
     setting = Setting(config, preset)
     out = config.out / f"{config.model}-{config.dataset}-{config.init}"
     for name, gamma in chosen(config, preset):

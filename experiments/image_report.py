@@ -77,6 +77,35 @@ def table(runs: Runs) -> str:
     return "\n".join(lines) + "\n"
 
 
+def overview(out: pathlib.Path, init: str) -> str:
+    """After Table 2 (Reptile) and Table 6 (FOMAML): test accuracy by method, a column a setting.
+
+    Args:
+      out: folder of the settings' folders, MODEL-DATASET-INIT.
+      init: "reptile" or "fomaml".
+    """
+    settings = {
+        path.name.removesuffix(f"-{init}"): read_runs(path)
+        for path in sorted(out.glob(f"*-{init}"))
+    }
+    cells: dict[str, dict[str, str]] = {}
+    for setting, runs in settings.items():
+        best = tuned(runs)
+        for name, found in runs.items():
+            if name.startswith("hyperdistill") and name != best:
+                continue
+            title = "HyperDistill" if name == best else found[0].config["title"]
+            value = format_interval(list(accuracies(found).values()), 2)
+            cells.setdefault(title, {})[setting] = f"{value} ({len(found)})"
+    lines = [
+        "| method | " + " | ".join(settings) + " |",
+        "|---" * (len(settings) + 1) + "|",
+    ]
+    for title, row in cells.items():
+        lines.append(f"| {title} | " + " | ".join(row.get(x, "") for x in settings) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def report(out: pathlib.Path) -> str:
     """Writes table.md and the plots into `out`; returns the table."""
     runs = read_runs(out)

@@ -7,9 +7,10 @@ that its summaries name, its notes.md (what we make of it) below. Nothing is sho
 """
 
 import pathlib
+from collections.abc import Callable
 
+from experiments import image_report, sinusoid_report
 from experiments.common.runs import Run, read_runs
-from experiments.sinusoid_report import table
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -33,8 +34,8 @@ def provenance(runs: list[Run]) -> str:
     )
 
 
-def section(folder: pathlib.Path) -> str:
-    """One results folder of the sinusoid study."""
+def section(folder: pathlib.Path, table: Callable) -> str:
+    """One results folder: what produced it, its table, plots and notes."""
     runs = read_runs(folder)
     everything = [run for found in runs.values() for run in found]
     parts = [f"## {folder.name}", provenance(everything), table(runs).rstrip()]
@@ -42,9 +43,27 @@ def section(folder: pathlib.Path) -> str:
         f"![{image.stem}]({image.relative_to(ROOT).as_posix()})"
         for image in sorted(folder.glob("*.png"))
     ]
-    notes = folder / "notes.md"
-    parts += [notes.read_text().strip()] if notes.exists() else []
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *notes(folder)])
+
+
+def notes(folder: pathlib.Path) -> list[str]:
+    """The folder's notes.md, if it has one."""
+    file = folder / "notes.md"
+    return [file.read_text().strip()] if file.exists() else []
+
+
+def images(folder: pathlib.Path) -> str:
+    """The image study: the tables over all settings, then each setting."""
+    parts = [f"# Image meta-learning, {folder.name}"]
+    for init, name in (("reptile", "Table 2"), ("fomaml", "Table 6")):
+        parts += [
+            f"After {name} ({init}): meta-test accuracy, %, mean ± 95% (runs); HyperDistill with "
+            "the γ that meta-validation chose.",
+            image_report.overview(folder, init).rstrip(),
+        ]
+    parts += notes(folder)
+    settings = sorted(path for path in folder.iterdir() if path.is_dir())
+    return "\n\n".join([*parts, *(section(path, image_report.table) for path in settings)])
 
 
 def main() -> None:
@@ -52,11 +71,14 @@ def main() -> None:
     intro = (
         "# Results\n\n"
         "Written by `python -m experiments.report` from the summaries in `experiments/results/`. "
-        "Figures of the paper (Lee et al., ICLR 2022) stand beside ours; a blank is a figure that "
-        "does not exist."
+        "Figures of the paper (Lee et al., ICLR 2022) stand beside ours where we have them; a "
+        "blank is a figure that does not exist."
     )
-    folders = sorted(path for path in RESULTS.iterdir() if path.is_dir())
-    (ROOT / "RESULTS.md").write_text("\n\n".join([intro, *map(section, folders)]) + "\n")
+    sinusoids, studies = (sorted(RESULTS.glob(f"{study}*")) for study in ("sinusoid", "images"))
+    parts = [section(path, sinusoid_report.table) for path in sinusoids] + list(
+        map(images, studies)
+    )
+    (ROOT / "RESULTS.md").write_text("\n\n".join([intro, *parts]) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,13 @@ def check_count(name: str, value, least: int = 1) -> int:
     return int(value)
 
 
+def check_key(key) -> None:
+    """A single typed PRNG key."""
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.shape:
+        raise ValueError(f"key={key!r}: expected one typed key, jax.random.key(seed)")
+
+
 def check_hparams(hparams) -> None:
     """Every hyperparameter is floating point."""
     for path, leaf in _named(hparams, "hparams"):

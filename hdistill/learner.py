@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from hdistill import online
-from hdistill.checks import Signature, check_count, check_hparams, check_problem
+from hdistill.checks import Signature, check_count, check_hparams, check_key, check_problem
 from hdistill.hypergradient.base import Estimator
 from hdistill.hypergradient.size import fit_products, least_squares
 from hdistill.initialization import Initialization, params_of, with_params
@@ -93,8 +93,9 @@ def learner(
     Raises:
       ValueError: horizon, every, last or fit_period below 1, or such that λ never moves; every or
         last with an offline method; an estimator, initialization or hyper_optimizer of another
-        kind; from `init`, hyperparameters that are not floating point; from `step`, while tracing,
-        a Φ or L_val that is not one (see `hdistill.checks`) and tasks that do not fit together.
+        kind; from `init`, a key that is none and hyperparameters that are not floating point; from
+        `step`, while tracing, a Φ or L_val that is not one (see `hdistill.checks`) and tasks that do
+        not fit together.
     """
     horizon = check_count("horizon", horizon)
     every, last = (
@@ -148,6 +149,7 @@ def learner(
     inner = online_loop if is_online else offline_loop
 
     def init(key, hparams, weights) -> LearnerState:
+        check_key(key)
         check_hparams(hparams)
         key, hparams, weights = jax.tree.map(_own, (key, hparams, weights))
         return LearnerState(

@@ -186,3 +186,10 @@ def test_meta_batch_that_the_devices_do_not_divide():
     state = built.init(jax.random.key(0), case.hparams, case.weights)
     with raises("tasks", "6", "4 devices", "'tasks' axis"):
         hd.pmap_step(built)(state, tasks_of(case, 6))
+
+
+@pytest.mark.parametrize("key", [0, np.zeros(2, np.uint32), "seed"], ids=["int", "raw", "str"])
+def test_key(key):
+    case = quadratic()
+    with raises("key=", "typed key"):
+        build(case).init(key, case.hparams, case.weights)

@@ -48,5 +48,13 @@ def first_order(
 
 
 def online_first_order(problem) -> Estimator:
-    """g_t = g_t^FO after every inner step, no product; see `offline.first_order`."""
+    """g_t = g_t^FO after every inner step, no product; see `hdistill.offline.first_order`.
+
+    Args:
+      problem: Φ and L_val.
+
+    Returns:
+      An `Estimator`. Its step raises ValueError, while tracing, for arguments that do not fit
+      together, and warns with ZeroHypergradientWarning where L_val does not see some leaf of λ.
+    """
     return online_last_step(_METHOD, problem)

@@ -78,6 +78,13 @@ def online_forward_mode(problem) -> Estimator:
 
     While λ moves, each step's A and B are taken at the λ of that step (as in real-time recurrent
     learning). See `hdistill.offline.forward_mode`.
+
+    Args:
+      problem: Φ and L_val.
+
+    Returns:
+      An `Estimator`. Its state holds a copy of the weights for each scalar of λ; its step raises
+      ValueError, while tracing, for arguments that do not fit together.
     """
 
     def init(signature, weights, hparams, batch):

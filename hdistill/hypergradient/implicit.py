@@ -86,6 +86,17 @@ def online_implicit(problem, *, solver: str = "neumann", terms: int = 5) -> Esti
 
     See `hdistill.offline.implicit`. The paper's N.IFT(N, K) is solver="neumann", terms=N, with λ
     moving in the last K inner steps (`learner(..., last=K)`).
+
+    Args:
+      problem: Φ and L_val.
+      solver: "neumann", "cg", "identity" or "exact".
+      terms: highest power of A (neumann), or number of iterations (cg).
+
+    Returns:
+      An `Estimator`.
+
+    Raises:
+      ValueError: an unknown solver, or terms < 0 (neumann) or < 1 (cg).
     """
     return online_last_step(_method(solver, terms), problem)
 

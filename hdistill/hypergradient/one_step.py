@@ -48,5 +48,14 @@ def one_step(
 
 
 def online_one_step(problem) -> Estimator:
-    """g_t = g_t^FO + α_t B_t after every inner step, one product; see `offline.one_step`."""
+    """g_t = g_t^FO + α_t B_t after every inner step, one product; see `hdistill.offline.one_step`.
+
+    Args:
+      problem: Φ and L_val.
+
+    Returns:
+      An `Estimator`. Its step raises ValueError, while tracing, for arguments that do not fit
+      together, and warns with ZeroHypergradientWarning where no path leads from some leaf of λ
+      through one step to L_val.
+    """
     return online_last_step(_METHOD, problem)
