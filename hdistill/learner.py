@@ -94,8 +94,8 @@ def learner(
       ValueError: horizon, every, last or fit_period below 1, or such that λ never moves; every or
         last with an offline method; an estimator, initialization or hyper_optimizer of another
         kind; from `init`, a key that is none and hyperparameters that are not floating point; from
-        `step`, while tracing, a Φ or L_val that is not one (see `hdistill.checks`) and tasks that do
-        not fit together.
+        `step`, while tracing, a Φ or L_val that is not one (see `hdistill.checks`) and tasks that
+        do not fit together.
     """
     horizon = check_count("horizon", horizon)
     every, last = (
