@@ -11,6 +11,7 @@ that give one after every inner step, `hd.learner` for meta-learning with either
 
 from hdistill import offline, online
 from hdistill.checks import ZeroHypergradientWarning
+from hdistill.fidelity import Fidelity, compare
 from hdistill.hypergradient.base import Estimator, Hypergradient, OfflineInfo, Transition
 from hdistill.hypergradient.size import SizeSamples, fit_size
 from hdistill.initialization import Initialization, fomaml, reptile
@@ -21,6 +22,7 @@ from hdistill.problem import InnerState, Problem, from_losses, unroll
 
 __all__ = [
     "Estimator",
+    "Fidelity",
     "Hypergradient",
     "Initialization",
     "InnerState",
@@ -32,6 +34,7 @@ __all__ = [
     "SizeSamples",
     "Transition",
     "ZeroHypergradientWarning",
+    "compare",
     "fit_size",
     "fomaml",
     "from_losses",
