@@ -11,8 +11,7 @@ import optax
 from hdistill.checks import check_problem
 from hdistill.hypergradient.base import Estimator, Transition
 from hdistill.hypergradient.reverse_mode import online_reverse_mode
-from hdistill.hypergradient.size import fit_products, least_squares
-from hdistill.problem import batch_stream
+from hdistill.problem import PyTree, batch_stream
 from hdistill.tree import shapes
 
 
@@ -24,7 +23,8 @@ class Fidelity(NamedTuple):
       ratio: ‖g_t‖ / ‖exact g_t‖, floating [T].
       second_order_cosine: the same of g^SO alone.
       second_order_ratio: likewise.
-      theta: θ that was fitted before the first step, a float; nan where nothing is fitted.
+      theta: θ that was fitted before the first step, a float (or the method's own tree of them);
+        nan where nothing is fitted.
       products: Jacobian products of Φ over the T steps, a fit of θ included.
       seconds: for the T steps and the fit, compiled; the fastest of three runs.
       memory: bytes the compiled program needs besides its arguments and results.
@@ -34,7 +34,7 @@ class Fidelity(NamedTuple):
     ratio: np.ndarray
     second_order_cosine: np.ndarray
     second_order_ratio: np.ndarray
-    theta: float
+    theta: PyTree
     products: int
     seconds: float
     memory: int
@@ -105,8 +105,9 @@ def _measure(problem, estimator, batch_at, horizon, hparams, weights, outer_batc
         state = estimator.init(weights, hparams, batch_at(jnp.zeros((), jnp.int32)))
         theta = jnp.nan
         if estimator.fit is not None:
-            x, y = estimator.fit(hparams, weights, batch_at, horizon, outer_batch, key)
-            theta = least_squares(jnp.vdot(x, y), jnp.vdot(x, x)).astype(state.theta.dtype)
+            arguments = (hparams, weights, batch_at, horizon, outer_batch, key)
+            theta = estimator.fit.solve(estimator.fit.measure(*arguments))
+            theta = jax.tree.map(lambda new, old: new.astype(old.dtype), theta, state.theta)
             state = state._replace(theta=theta)
 
         def body(carry, t):
@@ -126,9 +127,10 @@ def _measure(problem, estimator, batch_at, horizon, hparams, weights, outer_batc
         start = time.perf_counter()
         found, theta, products = jax.block_until_ready(compiled(hparams, weights, outer_batch, key))
         seconds.append(time.perf_counter() - start)
-    fit = fit_products(horizon) if estimator.fit is not None else 0
+    fit = estimator.fit.products(horizon) if estimator.fit is not None else 0
     memory = compiled.memory_analysis().temp_size_in_bytes
-    return found, (float(theta), int(products) + fit, min(seconds), memory)
+    theta = jax.tree.map(float, theta)
+    return found, (theta, int(products) + fit, min(seconds), memory)
 
 
 def _closeness(actual, exact):

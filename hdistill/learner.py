@@ -11,7 +11,6 @@ import optax
 from hdistill import online
 from hdistill.checks import Signature, check_count, check_hparams, check_key, check_problem
 from hdistill.hypergradient.base import Estimator
-from hdistill.hypergradient.size import fit_products, least_squares
 from hdistill.initialization import Initialization, params_of, with_params
 from hdistill.inner_loop import LearnerInfo, Plan, draw, offline_loop, online_loop, redraw
 from hdistill.problem import Problem, PyTree, leading_axis
@@ -28,7 +27,7 @@ class LearnerState(NamedTuple):
     weights: PyTree  # φ, the weights that each inner optimisation starts from
     hyper_state: PyTree  # state of the hyper-optimizer
     initialization_state: PyTree  # state of the optimizer of φ, or None
-    theta: jax.Array  # θ of Eq. 15, floating []; 1 where nothing is fitted
+    theta: PyTree  # what the estimator fits: θ of Eq. 15, floating []; 1 where nothing is fitted
 
 
 class Learner(NamedTuple):
@@ -147,6 +146,7 @@ def learner(
         sample_outer,
     )
     inner = online_loop if is_online else offline_loop
+    initial = estimator.fit.initial if is_online and estimator.fit else 1.0
 
     def init(key, hparams, weights) -> LearnerState:
         check_key(key)
@@ -160,7 +160,7 @@ def learner(
             weights,
             hyper_optimizer.init(hparams),
             initialization.optimizer.init(params_of(weights)) if initialization else None,
-            jnp.ones(()),
+            jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), initial),
         )
 
     def transition(state, tasks, axis_name=None):
@@ -199,24 +199,31 @@ def _transition(plan: Plan, inner, state: LearnerState, tasks, axis_name):
 
 
 def _fit(plan, state, tasks, keys, mean):
-    """(θ, products spent on it): refitted where it is due, over all tasks' samples together."""
-    if not isinstance(plan.estimator, Estimator) or plan.estimator.fit is None:
+    """(θ, products spent on it): refitted where it is due, over all tasks together."""
+    fit = plan.estimator.fit if isinstance(plan.estimator, Estimator) else None
+    if fit is None:
         return state.theta, 0
     due = plan.refits(state.done + 1)
 
-    def sums(task, key):
+    def measure(task, key):
         key = jax.random.fold_in(key, plan.horizon)
         batch_at = redraw(plan, key, task)
         outer_key, mix_key = jax.random.split(jax.random.fold_in(key, plan.horizon))
         outer_batch = plan.sample_outer(outer_key, task)
-        x, y = plan.estimator.fit(
+        return fit.measure(
             state.hparams, state.weights, batch_at, plan.horizon, outer_batch, mix_key
         )
-        return jnp.vdot(x, y).astype(state.theta.dtype), jnp.vdot(x, x).astype(state.theta.dtype)
 
-    zeros = (jnp.zeros((leading_axis(tasks, "tasks"),), state.theta.dtype),) * 2
-    xy, xx = mean(jax.lax.cond(due, lambda: jax.vmap(sums)(tasks, keys), lambda: zeros))
-    return jnp.where(due, least_squares(xy, xx), state.theta), due * fit_products(plan.horizon)
+    nothing = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(measure), tasks, keys)
+    )
+    found = jax.lax.cond(due, lambda: jax.vmap(measure)(tasks, keys), lambda: nothing)
+    theta = jax.tree.map(
+        lambda new, old: jnp.where(due, new, old).astype(old.dtype),
+        fit.solve(mean(found)),
+        state.theta,
+    )
+    return theta, due * fit.products(plan.horizon)
 
 
 def _learn_initialization(plan, state, final, tasks, keys, mean):

@@ -48,6 +48,23 @@ class Transition(NamedTuple):
     outer_batch: PyTree
 
 
+class Fit(NamedTuple):
+    """How the `theta` of an estimator's state is fitted before an inner optimisation.
+
+    Attributes:
+      initial: θ before any fit, a pytree of floating scalars.
+      measure: `(hparams, weights, batch_at, horizon, outer_batch, key) -> statistics`, a pytree of
+        arrays; where there are several tasks, the mean over them is what counts.
+      solve: `statistics -> θ`, like `initial`.
+      products: `horizon -> int`, Jacobian products that `measure` spends.
+    """
+
+    initial: PyTree
+    measure: Callable[..., PyTree]
+    solve: Callable[[PyTree], PyTree]
+    products: Callable[[int], int]
+
+
 class Estimator(NamedTuple):
     """An online hypergradient estimator: pure functions over a state that restarts with each task.
 
@@ -57,8 +74,7 @@ class Estimator(NamedTuple):
         moves.
       observe: `(state, transition, key) -> state`, after an inner step at which λ does not move:
         what the estimator must remember of it, without a hypergradient.
-      fit: None, or `(hparams, weights, batch_at, horizon, outer_batch, key) -> SizeSamples`, for
-        estimators whose state has a `theta` to be fitted (Algorithm 4).
+      fit: None, or a `Fit` for estimators whose state has a `theta` to be fitted (Algorithm 4).
 
     Every state has `products`, the number of Jacobian products of Φ spent so far (int32 []).
     """
@@ -66,7 +82,7 @@ class Estimator(NamedTuple):
     init: Callable[..., Any]
     step: Callable[..., tuple[Hypergradient, Any]]
     observe: Callable[..., Any]
-    fit: Callable[..., Any] | None = None
+    fit: Fit | None = None
 
 
 class OfflineInfo(NamedTuple):

@@ -1,6 +1,5 @@
 """HyperDistill: the second-order term as one product at a distilled point, times a fitted size."""
 
-import functools
 import math
 import numbers
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from hdistill.checks import Signature, check_gamma
 from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator
 from hdistill.hypergradient.distill import check_batch, mix_batches
-from hdistill.hypergradient.size import size_samples
+from hdistill.hypergradient.size import size_fit
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import mix, scale, unit
 
@@ -93,5 +92,5 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
         state = state._replace(products=state.products + 1)
         return Hypergradient(first_order, second_order), state
 
-    fit = functools.partial(size_samples, problem, gamma) if fitted else None
+    fit = size_fit(problem, gamma) if fitted else None
     return make_estimator(problem, 1, "hyperdistill", init, observe, estimate, fit)

@@ -8,7 +8,7 @@ import optax
 
 from hdistill.checks import check_gamma
 from hdistill.hypergradient.backward import backward
-from hdistill.hypergradient.base import open_offline
+from hdistill.hypergradient.base import Fit, open_offline
 from hdistill.hypergradient.distill import check_batch, mix_batches
 from hdistill.hypergradient.drmad import line
 from hdistill.problem import run
@@ -63,11 +63,27 @@ def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9,
         problem, hparams, weights, batches, outer_batch, horizon, 1, "fit_size"
     )
     samples = size_samples(problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key)
-    return least_squares(jnp.vdot(samples.x, samples.y), jnp.vdot(samples.x, samples.x)), samples
+    return least_squares(sums(samples)), samples
 
 
-def least_squares(xy, xx):
+def size_fit(problem, gamma: float) -> Fit:
+    """Algorithm 4 as an estimator's `Fit`: over all samples of all tasks."""
+
+    def measure(*arguments):
+        return sums(size_samples(problem, gamma, *arguments))
+
+    # DrMAD's 2T - 1 products, and one v_s for each of T horizons.
+    return Fit(1.0, measure, least_squares, lambda horizon: 3 * horizon - 1)
+
+
+def sums(samples: SizeSamples):
+    """(Σxy, Σx²)."""
+    return jnp.vdot(samples.x, samples.y), jnp.vdot(samples.x, samples.x)
+
+
+def least_squares(statistics):
     """θ = Σxy / Σx², 0 where Σx² is."""
+    xy, xx = statistics
     return jnp.where(xx > 0, xy / jnp.where(xx > 0, xx, 1), 0)
 
 
@@ -91,8 +107,3 @@ def size_samples(problem, gamma, hparams, weights, batch_at, horizon, outer_batc
     start = (point_at(horizon - 1), check_batch(batch_at(steps[-1])), jnp.zeros(()))
     seen = backward(problem, hparams, point_at, batch_at, steps, alpha, visit=visit, carry=start)[2]
     return jax.tree.map(lambda x: x[::-1], seen)
-
-
-def fit_products(horizon: int) -> int:
-    """Jacobian products of one fit: DrMAD's 2T - 1, and one v_s for each of T horizons."""
-    return 3 * horizon - 1
