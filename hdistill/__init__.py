@@ -19,6 +19,7 @@ from hdistill.inner_loop import LearnerInfo
 from hdistill.learner import Learner, LearnerState, learner
 from hdistill.parallel import pmap_step
 from hdistill.problem import InnerState, Problem, from_losses, unroll
+from hdistill.stream import Stream, StreamState, stream
 
 __all__ = [
     "Estimator",
@@ -32,6 +33,8 @@ __all__ = [
     "OfflineInfo",
     "Problem",
     "SizeSamples",
+    "Stream",
+    "StreamState",
     "Transition",
     "ZeroHypergradientWarning",
     "compare",
@@ -43,6 +46,7 @@ __all__ = [
     "online",
     "pmap_step",
     "reptile",
+    "stream",
     "unroll",
 ]
 __version__ = "0.1.0"

@@ -1,16 +1,13 @@
 """One inner optimisation of a meta-batch of tasks, λ moving inside it or at its end."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from hdistill.hypergradient.base import Transition
-from hdistill.initialization import Initialization
-from hdistill.problem import Problem
+from hdistill.hypergradient.base import Estimator, Transition
+from hdistill.plan import Plan, draw, redraw
 
 
 class LearnerInfo(NamedTuple):
@@ -32,28 +29,31 @@ class LearnerInfo(NamedTuple):
     second_order_norm: jax.Array
 
 
-class Plan(NamedTuple):
-    """The arguments of `hd.learner`, checked."""
-
-    problem: Problem
-    estimator: Any
-    hyper_optimizer: optax.GradientTransformation
-    initialization: Initialization | None
-    horizon: int
-    moves: np.ndarray  # whether λ moves after inner step t, bool [T]
-    refits: Callable
-    sample_inner: Callable
-    sample_outer: Callable
-
-
 def online_loop(plan: Plan, state, tasks, keys, mean):
-    """T inner steps, λ moving inside. Returns (state, w_T of each task, info)."""
-    estimator, problem = plan.estimator, plan.problem
+    """T inner steps from φ, λ moving inside. Returns (state, w_T of each task, info)."""
 
     def start(task, key):
-        estimate = estimator.init(state.weights, state.hparams, draw(plan, key, task, 0)[0])
-        fitted = estimate if estimator.fit is None else estimate._replace(theta=state.theta)
-        return state.weights, fitted
+        batch = draw(plan, key, task, 0)[0]
+        return state.weights, plan.estimator.init(state.weights, state.hparams, batch)
+
+    state, (final, _), info = advance(plan, state, jax.vmap(start)(tasks, keys), tasks, keys, mean)
+    return state, final, info
+
+
+def advance(plan: Plan, state, starts, tasks, keys, mean, first=0):
+    """T inner steps from wherever each task is, λ moving inside.
+
+    Args:
+      starts: (weights, estimator's state) of each task, stacked.
+      first: the number of inner steps done before, from which the draws are numbered.
+
+    Returns:
+      (state with λ and its optimizer moved, `starts` T steps on, info).
+    """
+    estimator, problem = plan.estimator, plan.problem
+    if estimator.fit is not None:
+        theta = jax.vmap(lambda _: state.theta)(keys)
+        starts = starts[0], starts[1]._replace(theta=theta)
 
     def move(carry, transition_of, keys):
         (_, estimates), hparams, hyper_state = carry
@@ -84,22 +84,23 @@ def online_loop(plan: Plan, state, tasks, keys, mean):
         t, moves = at
         (weights, _), hparams, _ = carry
 
-        def advance(weights, task, key):
+        def one_step(weights, task, key):
             batch, outer_batch, key = draw(plan, key, task, t)
             current = problem.update(weights, hparams, batch)
             return Transition(weights, current, None, batch, outer_batch), key
 
-        transition_of, step_keys = jax.vmap(advance)(weights, tasks, keys)
+        transition_of, step_keys = jax.vmap(one_step)(weights, tasks, keys)
         if plan.moves.all():
             return move(carry, transition_of, step_keys)
         return jax.lax.cond(moves, move, stay, carry, transition_of, step_keys)
 
-    carry = jax.vmap(start)(tasks, keys), state.hparams, state.hyper_state
-    steps = (jnp.arange(plan.horizon), jnp.asarray(plan.moves))
-    ((final, estimates), hparams, hyper_state), seen = jax.lax.scan(body, carry, steps)
+    carry = starts, state.hparams, state.hyper_state
+    steps = (first + jnp.arange(plan.horizon), jnp.asarray(plan.moves))
+    (ends, hparams, hyper_state), seen = jax.lax.scan(body, carry, steps)
     loss, first, second = seen
-    info = LearnerInfo(loss, state.theta, jnp.max(estimates.products), first, second)
-    return state._replace(hparams=hparams, hyper_state=hyper_state), final, info
+    products = jnp.max(ends[1].products - starts[1].products)
+    info = LearnerInfo(loss, state.theta, products, first, second)
+    return state._replace(hparams=hparams, hyper_state=hyper_state), ends, info
 
 
 def offline_loop(plan: Plan, state, tasks, keys, mean):
@@ -134,19 +135,43 @@ def offline_loop(plan: Plan, state, tasks, keys, mean):
     return state._replace(hparams=hparams, hyper_state=hyper_state), seen.weights, info
 
 
-def draw(plan, key, task, t):
-    """(D_t, the outer batch, a key for the estimator) of a task's inner step t."""
-    inner_key, outer_key, key = jax.random.split(jax.random.fold_in(key, t), 3)
-    return plan.sample_inner(inner_key, task), plan.sample_outer(outer_key, task), key
-
-
-def redraw(plan, key, task):
-    """t -> D_t, drawn again from the key whenever it is asked for."""
-    return lambda t: draw(plan, key, task, t)[0]
-
-
 def outer_losses(problem, transition_of, hparams):
     """L_val of each task; the compiler shares the forward pass with the gradient's."""
     return jax.vmap(problem.outer_loss, (0, None, 0))(
         transition_of.current, hparams, transition_of.outer_batch
     )
+
+
+def theta_before(estimator):
+    """θ before any fit: 1 where nothing is fitted."""
+    fit = estimator.fit if isinstance(estimator, Estimator) else None
+    initial = fit.initial if fit else 1.0
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), initial)
+
+
+def fit_theta(plan, state, tasks, keys, mean):
+    """(θ, products spent on it): refitted where it is due, over all tasks together."""
+    fit = plan.estimator.fit if isinstance(plan.estimator, Estimator) else None
+    if fit is None:
+        return state.theta, 0
+    due = plan.refits(state.done + 1)
+
+    def measure(task, key):
+        key = jax.random.fold_in(key, plan.horizon)
+        batch_at = redraw(plan, key, task)
+        outer_key, mix_key = jax.random.split(jax.random.fold_in(key, plan.horizon))
+        outer_batch = plan.sample_outer(outer_key, task)
+        return fit.measure(
+            state.hparams, state.weights, batch_at, plan.horizon, outer_batch, mix_key
+        )
+
+    nothing = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(measure), tasks, keys)
+    )
+    found = jax.lax.cond(due, lambda: jax.vmap(measure)(tasks, keys), lambda: nothing)
+    theta = jax.tree.map(
+        lambda new, old: jnp.where(due, new, old).astype(old.dtype),
+        fit.solve(mean(found)),
+        state.theta,
+    )
+    return theta, due * fit.products(plan.horizon)

@@ -5,16 +5,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from hdistill import online
 from hdistill.checks import Signature, check_count, check_hparams, check_key, check_problem
 from hdistill.hypergradient.base import Estimator
 from hdistill.initialization import Initialization, params_of, with_params
-from hdistill.inner_loop import LearnerInfo, Plan, draw, offline_loop, online_loop, redraw
+from hdistill.inner_loop import LearnerInfo, fit_theta, offline_loop, online_loop, theta_before
+from hdistill.plan import Plan, draw, make_plan
 from hdistill.problem import Problem, PyTree, leading_axis
-from hdistill.tree import dtype_of
+from hdistill.tree import own
 
 
 class LearnerState(NamedTuple):
@@ -96,62 +95,24 @@ def learner(
         `step`, while tracing, a Φ or L_val that is not one (see `hdistill.checks`) and tasks that
         do not fit together.
     """
-    horizon = check_count("horizon", horizon)
-    every, last = (
-        check_count("every", every),
-        check_count("last", horizon if last is None else last),
-    )
-    uncalled = any(estimator is getattr(online, name) for name in online.__all__)
-    if uncalled or not (isinstance(estimator, Estimator) or callable(estimator)):
-        raise ValueError(
-            f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), a method of "
-            "hd.offline, or a function called like one"
-        )
-    if initialization is not None and not isinstance(initialization, Initialization):
-        raise ValueError(
-            f"initialization={initialization!r}: expected hd.reptile(...), hd.fomaml(...) or None"
-        )
-    if not isinstance(hyper_optimizer, optax.GradientTransformation):
-        raise ValueError(f"hyper_optimizer={hyper_optimizer!r}: expected an optax transformation")
-    is_online = isinstance(estimator, Estimator)
-    if not is_online and (every, last) != (1, horizon):
-        raise ValueError(
-            f"every={every}, last={last}: expected neither, since an offline method moves λ "
-            "once, at the end"
-        )
-    if callable(fit_period):
-        refits = fit_period
-    else:
-        period = check_count("fit_period", fit_period)
-
-        def refits(m):
-            return (m - 1) % period == 0
-
-    steps = np.arange(1, horizon + 1)
-    moves = (steps % every == 0) & (steps > horizon - last)
-    if not moves.any():
-        raise ValueError(
-            f"every={every}, last={last}: λ would never move in horizon={horizon} inner steps; "
-            "expected a multiple of every among the last steps"
-        )
-    plan = Plan(
+    plan = make_plan(
         problem,
         estimator,
         hyper_optimizer,
         initialization,
         horizon,
-        moves,
-        refits,
+        every,
+        last,
+        fit_period,
         sample_inner,
         sample_outer,
     )
-    inner = online_loop if is_online else offline_loop
-    initial = estimator.fit.initial if is_online and estimator.fit else 1.0
+    inner = online_loop if isinstance(estimator, Estimator) else offline_loop
 
     def init(key, hparams, weights) -> LearnerState:
         check_key(key)
         check_hparams(hparams)
-        key, hparams, weights = jax.tree.map(_own, (key, hparams, weights))
+        key, hparams, weights = jax.tree.map(own, (key, hparams, weights))
         return LearnerState(
             (Signature.of(weights), Signature.of(hparams)),
             jnp.zeros((), jnp.int32),
@@ -160,20 +121,13 @@ def learner(
             weights,
             hyper_optimizer.init(hparams),
             initialization.optimizer.init(params_of(weights)) if initialization else None,
-            jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), initial),
+            theta_before(estimator),
         )
 
     def transition(state, tasks, axis_name=None):
         return _transition(plan, inner, state, tasks, axis_name)
 
     return Learner(init, jax.jit(transition, donate_argnums=0, static_argnums=2), transition)
-
-
-def _own(leaf):
-    """A copy that may be donated, its dtype no longer weak (an update would make it strong)."""
-    if jnp.issubdtype(dtype_of(leaf), jax.dtypes.extended):
-        return jnp.copy(leaf)
-    return jnp.array(leaf, dtype_of(leaf))
 
 
 def _transition(plan: Plan, inner, state: LearnerState, tasks, axis_name):
@@ -191,39 +145,11 @@ def _transition(plan: Plan, inner, state: LearnerState, tasks, axis_name):
     task = jax.tree.map(lambda x: x[0], tasks)
     batch, outer_batch, _ = jax.eval_shape(lambda key, task: draw(plan, key, task, 0), key, task)
     check_problem(plan.problem, state.hparams, state.weights, batch, outer_batch)
-    theta, fit_cost = _fit(plan, state, tasks, keys, mean)
+    theta, fit_cost = fit_theta(plan, state, tasks, keys, mean)
     state = state._replace(key=key, theta=theta, done=state.done + 1)
     state, final, info = inner(plan, state, tasks, keys, mean)
     state = _learn_initialization(plan, state, final, tasks, keys, mean)
     return state, info._replace(theta=theta, products=info.products + fit_cost)
-
-
-def _fit(plan, state, tasks, keys, mean):
-    """(θ, products spent on it): refitted where it is due, over all tasks together."""
-    fit = plan.estimator.fit if isinstance(plan.estimator, Estimator) else None
-    if fit is None:
-        return state.theta, 0
-    due = plan.refits(state.done + 1)
-
-    def measure(task, key):
-        key = jax.random.fold_in(key, plan.horizon)
-        batch_at = redraw(plan, key, task)
-        outer_key, mix_key = jax.random.split(jax.random.fold_in(key, plan.horizon))
-        outer_batch = plan.sample_outer(outer_key, task)
-        return fit.measure(
-            state.hparams, state.weights, batch_at, plan.horizon, outer_batch, mix_key
-        )
-
-    nothing = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(measure), tasks, keys)
-    )
-    found = jax.lax.cond(due, lambda: jax.vmap(measure)(tasks, keys), lambda: nothing)
-    theta = jax.tree.map(
-        lambda new, old: jnp.where(due, new, old).astype(old.dtype),
-        fit.solve(mean(found)),
-        state.theta,
-    )
-    return theta, due * fit.products(plan.horizon)
 
 
 def _learn_initialization(plan, state, final, tasks, keys, mean):

@@ -51,6 +51,13 @@ def shapes(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), dtype_of(x)), tree)
 
 
+def own(leaf):
+    """A copy that may be donated, its dtype no longer weak (an update would make it strong)."""
+    if jnp.issubdtype(dtype_of(leaf), jax.dtypes.extended):
+        return jnp.copy(leaf)
+    return jnp.array(leaf, dtype_of(leaf))
+
+
 def scale(factor, tree):
     """factor·tree, each leaf in its own dtype."""
     return jax.tree.map(lambda x: jnp.asarray(factor, x.dtype) * x, tree)
