@@ -223,7 +223,7 @@ class Study:
             )
         found = accuracies(state, test_key, "test", preset.test_tasks)
         if setting.name == "metaweightnet":
-            _write_weighting(folder.path / "weighting.json", setting.model, hparams, state.hparams)
+            write_weighting(folder.path / "weighting.json", setting.model, hparams, state.hparams)
         return folder.finish(
             test_accuracy=float(found.mean()),
             test_accuracy_spread=float(found.std(ddof=1)),
@@ -233,7 +233,7 @@ class Study:
         )
 
 
-def _write_weighting(path: pathlib.Path, model, before, after) -> None:
+def write_weighting(path: pathlib.Path, model, before, after) -> None:
     """The weighting function before and after meta-training, for Figure 7."""
     losses = jnp.linspace(0.0, 10.0, 101)
     curves = {"before": model.weights(before, losses), "after": model.weights(after, losses)}

@@ -125,11 +125,11 @@ def protocol(preset: PresetName, model: ModelName) -> Preset:
 def class_images(dataset: str, preset_name: str, preset: Preset, data_dir: pathlib.Path) -> dict:
     """The images of the three splits' classes, uint8 [classes, per class, H, W, 3] each.
 
-    The smoke preset generates them: a random colour and pattern for each class, and noise.
+    The smoke preset generates them.
     """
     if preset_name == "smoke":
         return {
-            part: _generated(preset.image_size, i) for i, part in enumerate(SPLITS[dataset]._fields)
+            part: generated(preset.image_size, i) for i, part in enumerate(SPLITS[dataset]._fields)
         }
     size = 64 if dataset == "tinyimagenet" and preset.image_size > 32 else 32
     pool = images.load(f"tinyimagenet{size}" if dataset == "tinyimagenet" else dataset, data_dir)
@@ -139,7 +139,8 @@ def class_images(dataset: str, preset_name: str, preset: Preset, data_dir: pathl
     }
 
 
-def _generated(size: int, seed: int, classes: int = 12, per_class: int = 20) -> jnp.ndarray:
+def generated(size: int, seed: int, classes: int = 12, per_class: int = 20) -> jnp.ndarray:
+    """A random colour and pattern for each class, and noise, uint8 [classes, each, H, W, 3]."""
     rng = np.random.default_rng(seed)
     patterns = rng.uniform(40, 215, (classes, 1, size, size, 3))
     noise = rng.normal(0, 20, (classes, per_class, size, size, 3))

@@ -120,7 +120,9 @@ def report(out: pathlib.Path) -> str:
     return text
 
 
-def plot_over_training(runs: Runs, field: str, title: str, path: pathlib.Path) -> None:
+def plot_over_training(
+    runs: Runs, field: str, title: str, path: pathlib.Path, counted: str = "inner optimisations"
+) -> None:
     """After Figures 2 and 5: a figure of metrics.jsonl, mean over the runs, their range shaded."""
     figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
     for colour, found in enumerate(runs.values()):
@@ -130,7 +132,7 @@ def plot_over_training(runs: Runs, field: str, title: str, path: pathlib.Path) -
         steps = [row["inner_optimisation"] for row in rows[0][:length]]
         axis.plot(steps, values.mean(0), f"C{colour}", label=found[0].config["title"])
         axis.fill_between(steps, values.min(0), values.max(0), color=f"C{colour}", alpha=0.1, lw=0)
-    axis.set(title=title, xlabel="inner optimisations")
+    axis.set(title=title, xlabel=counted)
     figure.legend(loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -9,7 +9,7 @@ that its summaries name, its notes.md (what we make of it) below. Nothing is sho
 import pathlib
 from collections.abc import Callable
 
-from experiments import image_report, sinusoid_report
+from experiments import image_report, sinusoid_report, standard_report
 from experiments.common.runs import Run, read_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -74,10 +74,15 @@ def main() -> None:
         "Figures of the paper (Lee et al., ICLR 2022) stand beside ours where we have them; a "
         "blank is a figure that does not exist."
     )
-    sinusoids, studies = (sorted(RESULTS.glob(f"{study}*")) for study in ("sinusoid", "images"))
-    parts = [section(path, sinusoid_report.table) for path in sinusoids] + list(
-        map(images, studies)
-    )
+    parts = [
+        show(path)
+        for study, show in (
+            ("sinusoid", lambda path: section(path, sinusoid_report.table)),
+            ("images", images),
+            ("standard", lambda path: section(path, standard_report.table)),
+        )
+        for path in sorted(RESULTS.glob(f"{study}*"))
+    ]
     (ROOT / "RESULTS.md").write_text("\n\n".join([intro, *parts]) + "\n")
 
 

@@ -55,8 +55,7 @@ class RunFolder:
             return 0, state
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state))
         saved = self._manager.restore(count, args=ocp.args.StandardRestore(template))
-        key = jax.random.wrap_key_data(saved.pop("key"))
-        return count, state._replace(key=key, **saved)
+        return count, _like(state, saved)
 
     def log(self, row: dict) -> None:
         """Appends a line to metrics.jsonl, flushed; figures that are not finite become null."""
@@ -111,10 +110,23 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
     return rows
 
 
+def _is_key(leaf) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _arrays(state) -> dict:
-    """The state as a dict of arrays: the key as its data, without the static signature."""
-    fields = {name: value for name, value in state._asdict().items() if name != "signature"}
-    return {**fields, "key": jax.random.key_data(state.key)}
+    """The state's leaves as a dict of arrays, keys as their data: what is static stays behind."""
+    leaves = enumerate(jax.tree.leaves(state))
+    return {f"{i:04}": jax.random.key_data(x) if _is_key(x) else x for i, x in leaves}
+
+
+def _like(state, arrays: dict):
+    """The state whose `_arrays` these are."""
+    leaves, structure = jax.tree.flatten(state)
+    saved = [arrays[name] for name in sorted(arrays)]
+    return structure.unflatten(
+        jax.random.wrap_key_data(x) if _is_key(old) else x for x, old in zip(saved, leaves)
+    )
 
 
 def _commit() -> str | None:

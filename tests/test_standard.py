@@ -1,0 +1,64 @@
+"""Standard learning: the protocol, its data, a smoke run that is cut and resumed, its report."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import standard
+from experiments.common.folder import read_json
+from hdistill.data.pool import Examples
+
+pytestmark = pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
+
+
+def test_paper_preset_is_appendix_h():
+    paper = standard.PRESETS["paper"]
+    assert (paper.steps, paper.learning_rate, paper.corruption) == (10_000, 0.01, 0.4)
+    assert (paper.image_size, paper.channels, paper.batch) == (32, 32, 100)
+    assert (standard.GAMMA, standard.SIZE, standard.NEUMANN) == (0.9, 1.0, (5, 5))
+    assert paper.steps % paper.stretch == paper.stretch % standard.NEUMANN[1] == 0
+
+
+def test_halves_share_no_image_and_only_training_labels_are_corrupted():
+    labels = jnp.arange(2000) % 10
+    clean = Examples(jnp.arange(2000, dtype=jnp.uint8).reshape(-1, 1, 1, 1), labels)
+    clean = clean._replace(images=jnp.arange(2000).reshape(-1, 1, 1, 1))
+    corrupted = standard.corrupt(jax.random.key(1), clean, 0.4)
+    inner, outer = standard.halves(jax.random.key(2), corrupted, clean)
+    both = np.concatenate([inner.images.ravel(), outer.images.ravel()])
+    np.testing.assert_array_equal(np.sort(both), np.arange(2000))
+    np.testing.assert_array_equal(outer.labels, outer.images.ravel() % 10)
+    wrong = np.mean(inner.labels != inner.images.ravel() % 10)
+    assert abs(wrong - 0.4 * 0.9) < 4 * np.sqrt(0.36 * 0.64 / 1000)
+
+
+def run(out, resume):
+    """The folder and the summary of a smoke run of HyperDistill."""
+    standard.main(
+        standard.Config(method="hyperdistill", preset="smoke", out=out, resume=resume, seed=(0,))
+    )
+    folder = out / "hyperdistill" / "seed-0"
+    return folder, read_json(folder / "summary.json")
+
+
+def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypatch):
+    train, starts = standard.meta_train, []
+
+    def watched(stream, state, *arguments, folder, **named):
+        starts.append((named["label"].split(", ")[1], folder.restore(state)[0]))
+        if len(starts) == 2:
+            raise KeyboardInterrupt
+        return train(stream, state, *arguments, folder=folder, **named)
+
+    monkeypatch.setattr(standard, "meta_train", watched)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, resume=False)
+    folder, summary = run(tmp_path, resume=True)
+    assert starts == [("λ", 0), ("retraining", 0), ("λ", 2), ("retraining", 0)]
+    assert summary["products"] == 20 and 0 <= summary["test_accuracy"] <= 1
+    curves = read_json(folder / "weighting.json")
+    assert curves["before"] != curves["after"]
+    assert "HyperDistill (γ=0.9, size 1)" in (tmp_path / "table.md").read_text()
+    plots = {path.stem for path in tmp_path.glob("*.png")}
+    assert plots >= {"learning", "retraining", "retraining-accuracy", "weighting"}
