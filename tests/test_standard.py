@@ -46,7 +46,7 @@ def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypat
     train, starts = standard.meta_train, []
 
     def watched(stream, state, *arguments, folder, **named):
-        starts.append((named["label"].split(", ")[1], folder.restore(state)[0]))
+        starts.append((named["label"].split(", ")[-1], folder.restore(state)[0]))
         if len(starts) == 2:
             raise KeyboardInterrupt
         return train(stream, state, *arguments, folder=folder, **named)
