@@ -113,7 +113,10 @@ class Setting:
             return {}, 1
         if "last" in method.arguments:
             return method.arguments, method.arguments["last"]
-        return {"every": self.preset.every}, self.preset.horizon // self.preset.every
+        return {
+            "every": self.preset.every,
+            **method.arguments,
+        }, self.preset.horizon // self.preset.every
 
     def hyper_schedule(self, method: Method):
         """λ's learning rate by the number of its updates, down to 0 at the end of the run."""
@@ -128,10 +131,9 @@ class Setting:
             hyper_optimizer=optax.sgd(self.hyper_schedule(method), momentum=MOMENTUM),
             initialization=self.initialization,
             horizon=self.preset.horizon,
-            fit_period=self.preset.fit_period,
             sample_inner=lambda key, task: self.batch(key, task.inner),
             sample_outer=lambda key, task: self.batch(key, task.outer),
-            **self.when(method)[0],
+            **{"fit_period": self.preset.fit_period, **self.when(method)[0]},
         )
 
     def task(self, key, images):

@@ -66,6 +66,11 @@ def images(folder: pathlib.Path) -> str:
     return "\n\n".join([*parts, *(section(path, image_report.table) for path in settings)])
 
 
+def measured(folder: pathlib.Path) -> str:
+    """A measurement that is told in its notes alone."""
+    return "\n\n".join([f"# {folder.name}", *notes(folder)])
+
+
 def main() -> None:
     """Writes RESULTS.md."""
     intro = (
@@ -80,6 +85,7 @@ def main() -> None:
             ("sinusoid", lambda path: section(path, sinusoid_report.table)),
             ("images", images),
             ("standard", lambda path: section(path, standard_report.table)),
+            ("bench", measured),
         )
         for path in sorted(RESULTS.glob(f"{study}*"))
     ]

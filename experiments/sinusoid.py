@@ -138,8 +138,7 @@ class Study:
             hyper_optimizer=HYPER_OPTIMIZER,
             initialization=hd.reptile(1.0),
             horizon=preset.horizon,
-            fit_period=preset.fit_period,
-            **method.arguments,
+            **{"fit_period": preset.fit_period, **method.arguments},
         )
         self._errors = jax.jit(test_errors, static_argnums=3)
         self._sample = jax.jit(sample_tasks, static_argnums=(1, 2))

@@ -7,6 +7,7 @@ from hdistill.hypergradient.hyperdistill import online_hyperdistill as hyperdist
 from hdistill.hypergradient.implicit import online_implicit as implicit
 from hdistill.hypergradient.one_step import online_one_step as one_step
 from hdistill.hypergradient.reverse_mode import online_reverse_mode as reverse_mode
+from hdistill.hypergradient.robust import online_robust_hyperdistill as robust_hyperdistill
 
 __all__ = [
     "first_order",
@@ -16,4 +17,5 @@ __all__ = [
     "implicit",
     "one_step",
     "reverse_mode",
+    "robust_hyperdistill",
 ]

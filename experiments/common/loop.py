@@ -72,7 +72,7 @@ def meta_train(
             shown |= {name: f"{value:.3g}" for name, value in validation.items()}
             bar.set_postfix(
                 loss=f"{info.outer_loss[-1]:.3g}",
-                theta=f"{info.theta:.3g}",
+                theta=f"{_theta(info):.3g}",
                 products=products,
                 **shown,
             )
@@ -84,12 +84,17 @@ def meta_train(
     return state
 
 
+def _theta(info) -> float:
+    """θ, alone or among what else the estimator fits."""
+    return float(getattr(info.theta, "theta", info.theta))
+
+
 def _row(m: int, info, seconds: float) -> dict:
     """One line of metrics.jsonl."""
     return {
         "inner_optimisation": m,
         "outer_loss": float(info.outer_loss[-1]),
-        "theta": float(info.theta),
+        "theta": _theta(info),
         "products": int(info.products),
         "first_order_norm": float(np.nanmean(info.first_order_norm)),
         "second_order_norm": float(np.nanmean(info.second_order_norm)),

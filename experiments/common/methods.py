@@ -13,6 +13,7 @@ MethodName = Literal[
     "greedy",
     "one-step-sized",
     "hyperdistill",
+    "robust",
     "rmd-end",
     "rmd",
 ]
@@ -73,6 +74,12 @@ def methods(
         ),
         "hyperdistill": Method(
             f"HyperDistill (γ={gamma})", online.hyperdistill(problem, gamma=gamma, size=size), {}
+        ),
+        "robust": Method(
+            "Robust HyperDistill",
+            online.robust_hyperdistill(problem),
+            # Early on λ moves far: fits before inner optimisations 1, 2, 4, 8, ...
+            {"fit_period": lambda m: m & (m - 1) == 0},
         ),
         "rmd-end": Method("RMD (exact, once at T)", hd.offline.reverse_mode, {}),
         "rmd": Method("Online RMD (exact)", online.reverse_mode(problem, window=horizon), {}),

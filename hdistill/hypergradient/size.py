@@ -62,23 +62,23 @@ def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9,
     batch_at, horizon = open_offline(
         problem, hparams, weights, batches, outer_batch, horizon, 1, "fit_size"
     )
-    samples = size_samples(problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key)
-    return least_squares(sums(samples)), samples
+    x, y, _ = measure_sizes(problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key)
+    return least_squares((jnp.vdot(x, y), jnp.vdot(x, x))), SizeSamples(x, y)
 
 
 def size_fit(problem, gamma: float) -> Fit:
     """Algorithm 4 as an estimator's `Fit`: over all samples of all tasks."""
 
     def measure(*arguments):
-        return sums(size_samples(problem, gamma, *arguments))
+        x, y, _ = measure_sizes(problem, gamma, *arguments)
+        return jnp.vdot(x, y), jnp.vdot(x, x)
 
-    # DrMAD's 2T - 1 products, and one v_s for each of T horizons.
-    return Fit(1.0, measure, least_squares, lambda horizon: 3 * horizon - 1)
+    return Fit(1.0, measure, least_squares, size_products)
 
 
-def sums(samples: SizeSamples):
-    """(Σxy, Σx²)."""
-    return jnp.vdot(samples.x, samples.y), jnp.vdot(samples.x, samples.x)
+def size_products(horizon: int) -> int:
+    """Jacobian products of one fit: DrMAD's 2T - 1, and one v_s for each of T horizons."""
+    return 3 * horizon - 1
 
 
 def least_squares(statistics):
@@ -87,8 +87,8 @@ def least_squares(statistics):
     return jnp.where(xx > 0, xy / jnp.where(xx > 0, xx, 1), 0)
 
 
-def size_samples(problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key):
-    """The samples of `fit_size`, unchecked."""
+def measure_sizes(problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key):
+    """(x, y, ‖g_s^SO‖), each [T]: the samples of `fit_size`, unchecked, and the norms."""
     steps = jnp.arange(horizon)
     final, _ = run(problem, hparams, weights, batch_at, steps)
     _, alpha, _ = outer_pullback(problem, final, hparams, outer_batch)
@@ -101,8 +101,8 @@ def size_samples(problem, gamma, hparams, weights, batch_at, horizon, outer_batc
         weights = mix(share, weights, point, latest=weights)
         mixed = mix_batches(jax.random.fold_in(key, t), share, mixed, batch)
         direction, norm = unit(hparams_pullback(problem, weights, hparams, mixed, alpha))
-        sample = SizeSamples(norm * decay_sum, optax.tree.vdot(direction, second_order))
-        return (weights, mixed, decay_sum), sample
+        best, exact = optax.tree.vdot(direction, second_order), optax.tree.norm(second_order)
+        return (weights, mixed, decay_sum), (norm * decay_sum, best, exact)
 
     start = (point_at(horizon - 1), check_batch(batch_at(steps[-1])), jnp.zeros(()))
     seen = backward(problem, hparams, point_at, batch_at, steps, alpha, visit=visit, carry=start)[2]

@@ -1,0 +1,164 @@
+"""Robust HyperDistill: against matrices worked out by hand, its bound, and problems that diverge."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hdistill as hd
+from hdistill.hypergradient.robust import RobustSize
+from tests.problems import LEARNING_RATE, assert_close, quadratic, quadratic_constants
+
+HORIZON, GAMMA = 5, 0.5
+
+
+def by_hand(trust):
+    """(g^SO after each step, RobustSize), on the quadratic, from matrices alone.
+
+    Φ(w) = w - η(Hw - Cλ - d): A = I - ηH and B = ηC wherever they are taken, so that DrMAD is exact
+    and neither w* nor D* matters: v_t = α_t B, g_s^SO = Σ_{k<s} α_T A^k B.
+    """
+    case = quadratic("sgd", horizon=HORIZON)
+    hessian, coupling = quadratic_constants()
+    jacobian, effect = np.eye(4) - LEARNING_RATE * hessian, LEARNING_RATE * coupling
+    w, h = np.asarray(case.weights.params), np.asarray(case.hparams)
+    alphas = []
+    for batch in np.asarray(case.batches):
+        w = jacobian @ w + LEARNING_RATE * (coupling @ h + batch.mean(0))
+        alphas.append(w - np.asarray(case.outer_batch).mean(0))
+    sums = [sum(GAMMA**k for k in range(t)) for t in range(1, HORIZON + 1)]
+    pulled = [alphas[-1] @ np.linalg.matrix_power(jacobian, k) for k in range(HORIZON)]
+    exact = np.array([sum(pulled[:s]) @ effect for s in range(1, HORIZON + 1)])
+    squares = np.sum(exact**2)
+    theta = np.sqrt(squares / np.sum([(s * (alphas[-1] @ effect)) ** 2 for s in sums]))
+    terms = [theta * s * alpha @ effect for s, alpha in zip(sums, alphas)]
+    longest = trust * np.linalg.norm(h)  # g^FO = λ
+    cut = [u * min(1, longest / np.linalg.norm(u)) for u in terms]
+    return np.array(cut), theta, np.sqrt(squares / HORIZON)
+
+
+@pytest.mark.parametrize("trust", [0.2, 1.0, 50.0])
+def test_equals_matrices_worked_out_by_hand(trust):
+    case = quadratic("sgd", horizon=HORIZON)
+    estimator = hd.online.robust_hyperdistill(case.problem, gamma=GAMMA, trust=trust)
+    batch_at = lambda t: case.batches[t]  # noqa: E731
+    arguments = (case.hparams, case.weights, batch_at, HORIZON, case.outer_batch, jax.random.key(0))
+    size = estimator.fit.solve(estimator.fit.measure(*arguments))
+    expected, theta, limit = by_hand(trust)
+    assert_close(size, RobustSize(theta, limit), 1e-12)
+    state = estimator.init(case.weights, case.hparams, case.batches[0])._replace(theta=size)
+    previous, found = case.weights, []
+    for batch in case.batches:
+        current = case.problem.update(previous, case.hparams, batch)
+        transition = hd.Transition(previous, current, case.hparams, batch, case.outer_batch)
+        hyper, state = estimator.step(state, transition, jax.random.key(1))
+        assert_close(hyper.first_order, case.hparams, 1e-12)
+        found.append(hyper.second_order)
+        previous = current
+    assert_close(np.array(found), expected, 1e-12)
+    assert state.products == HORIZON
+    if trust == 0.2:  # the bound was at work: without it the term is another
+        assert np.abs(by_hand(50.0)[0] - expected).max() > 0.1 * np.abs(expected).max()
+
+
+def test_where_the_first_order_term_is_zero_the_last_fit_is_the_bound():
+    case = quadratic("sgd", horizon=HORIZON)
+    problem = case.problem._replace(
+        outer_loss=lambda w, h, v: 0.5 * jnp.sum((w.params - v.mean(0)) ** 2)
+    )
+    estimator = hd.online.robust_hyperdistill(problem, trust=0.5)
+    batch = case.batches[0]
+    current = problem.update(case.weights, case.hparams, batch)
+    transition = hd.Transition(case.weights, current, case.hparams, batch, case.outer_batch)
+    state = estimator.init(case.weights, case.hparams, batch)
+    before, _ = estimator.step(state, transition, jax.random.key(0))
+    literal, _ = hd.online.one_step(problem).step(
+        hd.online.one_step(problem).init(case.weights, case.hparams, batch), transition, None
+    )
+    assert_close(before.second_order, literal.second_order, 1e-12)  # before a fit: no bound
+    fitted = RobustSize(jnp.asarray(1.0), 0.1 * optax.tree.norm(literal.second_order))
+    after, _ = estimator.step(state._replace(theta=fitted), transition, jax.random.key(0))
+    assert_close(after.second_order, 0.05 * literal.second_order, 1e-12)
+
+
+@pytest.mark.parametrize("trust", [0, -1.0, float("inf"), float("nan"), "1", True])
+def test_trust_is_checked(trust):
+    with pytest.raises(ValueError, match="trust="):
+        hd.online.robust_hyperdistill(quadratic().problem, trust=trust)
+
+
+MOMENTUM = 0.9
+
+
+def scaled_regression(key, batch):
+    """A linear regression on λ∘x whose largest curvature is 0.5 to 1.05 of SGD's limit.
+
+    λ is between 10⁻² and 10² by coordinate; Φ's limit is 2(1+μ)/η.
+    """
+    keys = jax.random.split(key, 5)
+    hparams = 10.0 ** jax.random.uniform(keys[0], (3,), minval=-2.0, maxval=2.0)
+    x = jax.random.normal(keys[1], (2, 8, 3)) / hparams
+    features = x[0] * hparams
+    largest = jnp.linalg.eigvalsh(2 * features.T @ features / 8)[-1]
+    limit = 2 * (1 + MOMENTUM) / LEARNING_RATE
+    share = jax.random.uniform(keys[2], minval=0.5, maxval=1.05)
+    x = x * jnp.sqrt(share * limit / largest)
+    y = jax.random.normal(keys[3], (2, 8))
+    return hparams, jax.random.normal(keys[4], (3,)), (x, y)
+
+
+@functools.cache
+def stress(horizon, batch, robust, count=50, outer_steps=5):
+    """Whether λ and w_T stay finite over a few inner optimisations of each random problem."""
+
+    def loss(params, hparams, data):
+        x, y = data
+        return jnp.mean((x @ (hparams * params) - y) ** 2)
+
+    optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
+    problem = hd.from_losses(loss, loss, optimizer)
+    estimator = (
+        hd.online.robust_hyperdistill(problem)
+        if robust
+        else hd.online.reverse_mode(problem, window=horizon)
+    )
+
+    def draw(half, key, task):
+        index = jnp.arange(8) if batch == 8 else jax.random.randint(key, (batch,), 0, 8)
+        return task[0][half][index], task[1][half][index]
+
+    built = hd.learner(
+        problem,
+        estimator,
+        hyper_optimizer=optax.adam(0.05),
+        initialization=hd.reptile(0.5),
+        horizon=horizon,
+        fit_period=2,
+        sample_inner=functools.partial(draw, 0),
+        sample_outer=functools.partial(draw, 1),
+    )
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        hparams, params, task = scaled_regression(key, batch)
+        state = built.init(
+            jax.random.key(0), hparams, hd.InnerState(params, optimizer.init(params))
+        )
+        tasks = jax.tree.map(lambda x: x[None], task)
+        state, _ = jax.lax.scan(
+            lambda s, _: (built.transition(s, tasks)[0], None), state, None, outer_steps
+        )
+        return optax.tree.norm((state.hparams, state.weights.params))
+
+    return np.isfinite(run(jax.random.split(jax.random.key(batch), count)))
+
+
+@pytest.mark.parametrize("horizon, batch", [(1, 8), (2, 1), (10, 8), (20, 1)])
+def test_stays_finite_wherever_exact_reverse_mode_does(horizon, batch):
+    exact, robust = (stress(horizon, batch, kind) for kind in (False, True))
+    assert exact.sum() >= 25  # or there would be little to compare
+    assert robust[exact].all()
