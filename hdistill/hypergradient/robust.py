@@ -29,7 +29,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.5, trust: float = 1.
     """HyperDistill whose second-order term is no longer than the first-order one.
 
         u_t = θ S_t v_t                                        (Eq. 15, as in `hyperdistill`)
-        g_t = g_t^FO + u_t · min(1, κ ‖g_t^FO‖ / ‖u_t‖)
+        g_t = g_t^FO + u_t · min(1, κ ‖g_t^FO‖ / ‖u_t‖), and g_t^FO where ‖u_t‖ overflows
 
     with κ = `trust`. Where g_t^FO is zero (MetaWeightNet), κ times the root mean square of ‖g_s^SO‖
     in the last fit takes the place of ‖g_t^FO‖. One product a step, memory constant in T, and a fit
@@ -38,7 +38,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.5, trust: float = 1.
     Warning: this departs from the paper, on purpose, three times. The bound is not in the paper;
     there one θ serves all horizons and many inner optimisations, overshoots, and the sinusoid study
     diverges. θ is fitted to norms, θ² = Σ ‖g_s^SO‖² / Σ (‖v_s‖ S_s)², and is zero where
-    Σ x_s y_s <= 0: least squares shrinks the term by its cosine to the exact one, task by task,
+    Σ x_s y_s <= 0 or a sum overflows: least squares shrinks the term by its cosine to the exact one, task by task,
     while the errors of many tasks average out and the shrinkage does not. And γ is 0.5, for which
     nothing was found that needs tuning.
 
@@ -78,10 +78,16 @@ def _bound(found: Hypergradient, trust, limit) -> Hypergradient:
     first, second = optax.tree.norm(found.first_order), optax.tree.norm(found.second_order)
     longest = trust * jnp.where(first > 0, first, limit)
     factor = jnp.where(second > longest, longest / jnp.where(second > 0, second, 1), 1)
-    return found._replace(second_order=scale(factor, found.second_order))
+    bounded = scale(factor, found.second_order)
+    # A term that overflows says nothing, and 0 · ∞ is no number.
+    usable = jnp.isfinite(second)
+    return found._replace(
+        second_order=jax.tree.map(lambda x: jnp.where(usable, x, jnp.zeros_like(x)), bounded)
+    )
 
 
 def _match_norms(statistics) -> RobustSize:
     xy, xx, squares = statistics
     theta = jnp.sqrt(squares / jnp.where(xx > 0, xx, 1))
-    return RobustSize(jnp.where((xx > 0) & (xy > 0), theta, 0), jnp.sqrt(squares))
+    usable = (xx > 0) & (xy > 0) & jnp.isfinite(theta)
+    return RobustSize(jnp.where(usable, theta, 0), jnp.sqrt(squares))
