@@ -38,9 +38,9 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.5, trust: float = 1.
     Warning: this departs from the paper, on purpose, three times. The bound is not in the paper;
     there one θ serves all horizons and many inner optimisations, overshoots, and the sinusoid study
     diverges. θ is fitted to norms, θ² = Σ ‖g_s^SO‖² / Σ (‖v_s‖ S_s)², and is zero where
-    Σ x_s y_s <= 0 or a sum overflows: least squares shrinks the term by its cosine to the exact one, task by task,
-    while the errors of many tasks average out and the shrinkage does not. And γ is 0.5, for which
-    nothing was found that needs tuning.
+    Σ x_s y_s <= 0 or a sum overflows: least squares shrinks the term by its cosine to the exact
+    one, task by task, while the errors of many tasks average out and the shrinkage does not. And γ
+    has a default, 0.5.
 
     Args:
       problem: Φ and L_val.
