@@ -37,6 +37,7 @@ from experiments.image_protocol import (
     protocol,
 )
 from experiments.image_report import report
+from hdistill.checks import check_gamma
 from hdistill.data.augment import draw_batch, normalize
 from hdistill.data.pool import sample_task
 
@@ -257,6 +258,8 @@ def main(config: Config) -> None:
     preset = protocol(config.preset, config.model)
     if config.image_size is not None:
         preset = dataclasses.replace(preset, image_size=config.image_size)
+    for gamma in config.gamma:
+        check_gamma(gamma)
     setting = Setting(config, preset)
     out = config.out / f"{config.model}-{config.dataset}-{config.init}"
     for name, gamma in chosen(config, preset):
@@ -269,7 +272,7 @@ def main(config: Config) -> None:
             "method": name,
             "title": method.title,
             "preset": config.preset,
-            "gamma": gamma,
+            "gamma": gamma if name == "hyperdistill" else None,
         }
         run_seeds(
             Study(setting, method).run,

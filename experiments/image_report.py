@@ -126,8 +126,11 @@ def plot_over_training(
     """After Figures 2 and 5: a figure of metrics.jsonl, mean over the runs, their range shaded."""
     figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
     for colour, found in enumerate(runs.values()):
-        rows = [[row for row in run.metrics if row.get(field) is not None] for run in found]
-        length = min(map(len, rows))
+        finished = [run for run in found if not run.summary["diverged"]]
+        rows = [[row for row in run.metrics if row.get(field) is not None] for run in finished]
+        length = min(map(len, rows), default=0)
+        if not length:  # every run diverged, or its metrics are not here
+            continue
         values = _smooth(np.array([[row[field] for row in r[:length]] for r in rows]))
         steps = [row["inner_optimisation"] for row in rows[0][:length]]
         axis.plot(steps, values.mean(0), f"C{colour}", label=found[0].config["title"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import zipfile
 from typing import NamedTuple
 
 import jax
@@ -72,11 +73,21 @@ class Pool:
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Pool":
-        """Reads a pool that `save` wrote (or anything with the same three arrays)."""
-        with np.load(path) as file:
-            return cls(
-                file["images"], file["labels"].astype(np.int32), tuple(file["names"].tolist())
-            )
+        """Reads a pool that `save` wrote (or anything with the same three arrays).
+
+        Raises:
+          ValueError: a file that is no pool, named.
+        """
+        try:
+            with np.load(path) as file:
+                arrays = file["images"], file["labels"], file["names"]
+            images, labels, names = arrays
+            return cls(images, labels.astype(np.int32), tuple(names.tolist()))
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path}: {error}; expected a pool, an .npz with images uint8 [N, H, W, 3], "
+                "labels [N] and names"
+            ) from error
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the pool, uncompressed, whole or not at all."""

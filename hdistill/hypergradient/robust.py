@@ -25,7 +25,7 @@ class RobustSize(NamedTuple):
     limit: jax.Array
 
 
-def online_robust_hyperdistill(problem, *, gamma: float = 0.5, trust: float = 1.0) -> Estimator:
+def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.8) -> Estimator:
     """HyperDistill whose second-order term is no longer than the first-order one.
 
         u_t = θ S_t v_t                                        (Eq. 15, as in `hyperdistill`)
@@ -40,7 +40,8 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.5, trust: float = 1.
     diverges. θ is fitted to norms, θ² = Σ ‖g_s^SO‖² / Σ (‖v_s‖ S_s)², and is zero where
     Σ x_s y_s <= 0 or a sum overflows: least squares shrinks the term by its cosine to the exact
     one, task by task, while the errors of many tasks average out and the shrinkage does not. And γ
-    has a default, 0.5.
+    has a default, 0.6; it and κ = 0.8 were chosen on the sinusoid study, on other seeds than those
+    reported.
 
     Args:
       problem: Φ and L_val.
