@@ -4,13 +4,14 @@ import dataclasses
 import json
 
 import jax
+import matplotlib.axes
 import numpy as np
 import pytest
 
 from experiments import image_meta
 from experiments.common.runs import Run, read_runs
 from experiments.image_protocol import PRESETS, class_images, protocol
-from experiments.image_report import gain, report, table, tuned
+from experiments.image_report import gain, plot_over_training, report, table, tuned
 from hdistill.data.augment import shrink
 from hdistill.data.pool import Pool
 
@@ -95,6 +96,7 @@ def run(tmp_path, title, seed, test, validation, gamma=0.9):
     """A run with these accuracies."""
     summary = {"test_accuracy": test, "validation_accuracy": validation, "products": 50}
     summary |= {"inner_optimisations_done": 2, "seconds": 3.0, "seconds_each": 1.5}
+    summary["diverged"] = "loss is nan" if test is None else None
     rows = [
         {"inner_optimisation": m, "outer_loss": 2.0 / m, "accuracy": 0.1 * m} for m in (1, 2, 3)
     ]
@@ -115,6 +117,25 @@ def test_table_compares_seed_by_seed_and_chooses_gamma_by_validation(tmp_path):
     lines = table(runs).splitlines()
     assert "A, chosen | 2 | 47.00 ± 63.53 | 30.00 ± 0.00 | 2.00 ± 0.00 | 0 | 25.0" in lines[3]
     assert "| B | 2 | 30.00 | 50.00 | -10.00 | 1 |" in lines[4]
+
+
+def test_runs_that_diverged_do_not_stop_the_plots(tmp_path, monkeypatch):
+    drawn, plot = [], matplotlib.axes.Axes.plot
+
+    def watched(axis, steps, *arguments, label):
+        drawn.append((label, list(steps)))
+        return plot(axis, steps, *arguments, label=label)
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "plot", watched)
+    lost = run(tmp_path, "A", 1, None, None)._replace(metrics=[])
+    runs = {
+        "fo": [lost],
+        "one-step": [run(tmp_path, "B", 0, 0.4, 0.4), lost],
+        "greedy": [run(tmp_path, "C", 0, 0.4, 0.4)._replace(metrics=[])],
+    }
+    plot_over_training(runs, "accuracy", "title", tmp_path / "plot.png")
+    assert drawn == [("B", [1, 2, 3])]
+    assert (tmp_path / "plot.png").exists()
 
 
 def test_report_of_nothing(tmp_path):

@@ -121,6 +121,14 @@ def test_pool_round_trip_and_bad_pools(tmp_path):
         Pool(images[1:], pool.labels[1:], pool.names).by_class([0, 1])
 
 
+@pytest.mark.parametrize("content", [b"", b"junk", None])
+def test_a_file_that_is_no_pool_is_named(tmp_path, content):
+    path = tmp_path / "cifar100.npz"
+    path.write_bytes(content) if content is not None else np.savez(path, images=np.zeros(3))
+    with pytest.raises(ValueError, match=r"cifar100\.npz.*expected a pool, an \.npz with images"):
+        Pool.load(path)
+
+
 def test_conv_and_pool_equal_xla_s():
     rng = np.random.default_rng(0)
     x, kernel = (
