@@ -8,7 +8,7 @@ import pytest
 
 import hdistill as hd
 from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad, _weighted
-from tests.problems import Case
+from tests.problems import Case, assert_close, grad_of_unroll
 
 
 def small(model_class, horizon=2, batch=3) -> Case:
@@ -49,6 +49,25 @@ def test_hypergradient_of_the_model_is_that_of_differences(model_class):
         )
         np.testing.assert_allclose(along, slope, rtol=1e-5)
         assert abs(first_order - slope) > 1e-2 * abs(slope)  # without g^SO it would not do
+
+
+@pytest.mark.parametrize("model_class", [Anil, WarpGrad, MetaWeightNet])
+@pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
+def test_methods_on_the_model_equal_the_core_s_oracle(model_class):
+    case = small(model_class)
+    methods = ((None, hd.offline.reverse_mode), (1, hd.offline.one_step))
+
+    @jax.jit
+    def both(hparams):
+        here = case._replace(hparams=hparams)
+        return [(method(*here), grad_of_unroll(here, last)) for last, method in methods]
+
+    found = both(case.hparams)
+    for hyper, (total, first_order) in found:
+        assert_close(hyper.total, total, 1e-9)
+        assert_close(optax.tree.sub(hyper.total, hyper.second_order), first_order, 1e-9)
+    with pytest.raises(AssertionError):  # the two differ
+        assert_close(found[1][0].total, found[0][1][0], 1e-3)
 
 
 def test_weights_are_constants_of_the_gradient_and_not_of_its_derivative():

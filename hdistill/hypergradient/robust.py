@@ -43,6 +43,10 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     has a default, 0.6; it and κ = 0.8 were chosen on the sinusoid study, on other seeds than those
     reported.
 
+    Warning: made for stability. On images, where the exact term and the distilled one point far
+    apart early on, its cosine to exact reverse mode is below the literal method's (RESULTS.md,
+    sinusoid-robust).
+
     Args:
       problem: Φ and L_val.
       gamma: γ in [0, 1], the decay of past steps.
