@@ -116,16 +116,19 @@ def load(preset_name: str, preset: Preset, data_dir: pathlib.Path) -> tuple[Exam
     if preset_name == "smoke":
         pixels = generated(preset.image_size, 0, WAYS, 40)
         labels = np.tile(np.arange(WAYS, dtype=np.int32)[:, None], (1, 40))
-        parts = (slice(30), slice(30, None))
-        return tuple(
-            Examples(pixels[:, p].reshape(-1, *pixels.shape[2:]), jnp.asarray(labels[:, p].ravel()))
-            for p in parts
-        )
-    pools = [images.load(f"cifar10-{part}", data_dir) for part in ("train", "test")]
-    return tuple(
-        Examples(jnp.asarray(shrink(pool.images, preset.image_size)), jnp.asarray(pool.labels))
-        for pool in pools
-    )
+
+        def part(p):
+            shown = pixels[:, p].reshape(-1, *pixels.shape[2:])
+            return Examples(shown, jnp.asarray(labels[:, p].ravel()))
+
+        return part(slice(30)), part(slice(30, None))
+
+    def decoded(name):
+        pool = images.load(name, data_dir)
+        pixels = jnp.asarray(shrink(pool.images, preset.image_size))
+        return Examples(pixels, jnp.asarray(pool.labels))
+
+    return decoded("cifar10-train"), decoded("cifar10-test")
 
 
 def corrupt(key, examples: Examples, probability: float) -> Examples:
@@ -223,7 +226,7 @@ class Study:
         corrupted = corrupt(corrupt_key, setting.train, setting.preset.corruption)
         first, weights = setting.start(init_key)
         tasks = halves(half_key, corrupted, setting.train), (corrupted, setting.train)
-        retrain = RunFolder(folder.path / "retrain", folder.config, resume=True)
+        retrain = RunFolder(folder.path / "retrain", folder.config or {}, resume=True)
         try:
             learnt = self._stage(0, folder, "λ", stage_keys[0], first, weights, tasks[0])
             state = self._stage(

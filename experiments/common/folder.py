@@ -124,8 +124,9 @@ def _like(state, arrays: dict):
     """The state whose `_arrays` these are."""
     leaves, structure = jax.tree.flatten(state)
     saved = [arrays[name] for name in sorted(arrays)]
-    return structure.unflatten(
-        jax.random.wrap_key_data(x) if _is_key(old) else x for x, old in zip(saved, leaves)
+    return jax.tree.unflatten(
+        structure,
+        [jax.random.wrap_key_data(x) if _is_key(old) else x for x, old in zip(saved, leaves)],
     )
 
 

@@ -21,8 +21,8 @@ class RobustSize(NamedTuple):
       limit: the root mean square of ‖g_s^SO‖ over the samples, floating []; infinite before a fit.
     """
 
-    theta: jax.Array
-    limit: jax.Array
+    theta: jax.Array | float
+    limit: jax.Array | float
 
 
 def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.8) -> Estimator:
