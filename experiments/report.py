@@ -77,7 +77,7 @@ def main() -> None:
         "# Results\n\n"
         "Written by `python -m experiments.report` from the summaries in `experiments/results/`. "
         "Figures of the paper (Lee et al., ICLR 2022) stand beside ours where we have them; a "
-        "blank is a figure that does not exist."
+        "blank is a figure that we do not have."
     )
     parts = [
         show(path)
