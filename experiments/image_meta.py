@@ -10,7 +10,6 @@ summary.json and checkpoints/; OUT/MODEL-DATASET-INIT gets the table and the plo
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Literal
 
@@ -36,7 +35,7 @@ from experiments.image_protocol import (
     class_images,
     protocol,
 )
-from experiments.image_report import report
+from experiments.image_report import report, write_weighting
 from hdistill.checks import check_gamma
 from hdistill.data.augment import draw_batch, normalize
 from hdistill.data.pool import sample_task
@@ -234,14 +233,6 @@ class Study:
             diverged=None,
             **spent(folder),
         )
-
-
-def write_weighting(path: pathlib.Path, model, before, after) -> None:
-    """The weighting function before and after meta-training, for Figure 7."""
-    losses = jnp.linspace(0.0, 10.0, 101)
-    curves = {"before": model.weights(before, losses), "after": model.weights(after, losses)}
-    rows = {name: curve.tolist() for name, curve in curves.items()}
-    path.write_text(json.dumps({"losses": losses.tolist(), **rows}))
 
 
 def chosen(config: Config, preset: Preset):

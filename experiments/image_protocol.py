@@ -68,7 +68,7 @@ class Preset:
 
 
 PRESETS = {
-    # Does it run at all? Generated images, under a minute.
+    # Does it run at all? Generated images, about a minute a method, compiling.
     "smoke": Preset(
         image_size=8,
         channels=4,

@@ -1,10 +1,12 @@
 """The image study's tables and plots, from the folders that its runs left."""
 
+import json
 import pathlib
 
 import matplotlib
 
 matplotlib.use("Agg")
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -169,6 +171,14 @@ def plot_gammas(runs: Runs, path: pathlib.Path) -> None:
     axis.legend()
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def write_weighting(path: pathlib.Path, model, before, after) -> None:
+    """The weighting function before and after meta-training, for Figure 7."""
+    losses = jnp.linspace(0.0, 10.0, 101)
+    curves = {"before": model.weights(before, losses), "after": model.weights(after, losses)}
+    rows = {name: curve.tolist() for name, curve in curves.items()}
+    path.write_text(json.dumps({"losses": losses.tolist(), **rows}))
 
 
 def plot_weighting(runs: Runs, path: pathlib.Path) -> None:

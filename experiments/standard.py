@@ -19,7 +19,6 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tyro
 
@@ -27,67 +26,16 @@ import hdistill as hd
 from experiments.common.folder import RunFolder
 from experiments.common.loop import NonFiniteLoss, meta_train
 from experiments.common.runs import run_seeds, spent
-from experiments.image_meta import write_weighting
-from experiments.image_protocol import WAYS, generated
+from experiments.image_protocol import WAYS
+from experiments.image_report import write_weighting
+from experiments.standard_protocol import PRESETS, Preset, corrupt, halves, load
 from experiments.standard_report import report
-from hdistill.data import images
-from hdistill.data.augment import draw_batch, normalize, shrink
-from hdistill.data.pool import Examples
+from hdistill.data.augment import draw_batch, normalize
 from hdistill.models.classifiers import MetaWeightNet
 
 MethodName = Literal["unlearnt", "one-step", "nift", "hyperdistill"]
 GAMMA, SIZE = 0.9, 1.0  # of HyperDistill (Appendices H and I)
 NEUMANN = (5, 5)  # N.IFT's number of terms, and the steps from one move of λ to the next
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """A protocol. The defaults are Appendix H's; where it is silent, Section 5's.
-
-    Attributes:
-      image_size: height and width; larger images are averaged down.
-      channels: of every convolution.
-      batch: images of an inner step, and of an outer loss.
-      pad: largest shift of the random crop, pixels.
-      steps: T, inner steps of either stage.
-      stretch: inner steps of one compiled call, between two lines of metrics.jsonl.
-      learning_rate: of SGD with momentum 0.9, for w and for λ.
-      corruption: probability that a training label is replaced.
-      validate_every: stretches between two tests.
-      seeds: runs.
-    """
-
-    image_size: int = 32
-    channels: int = 32
-    batch: int = 100
-    pad: int = 4
-    steps: int = 10_000
-    stretch: int = 100
-    learning_rate: float = 0.01
-    corruption: float = 0.4
-    validate_every: int = 5
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-
-
-PRESETS = {
-    # Does it run at all? Generated images, under a minute.
-    "smoke": Preset(
-        image_size=8,
-        channels=4,
-        batch=10,
-        pad=1,
-        steps=20,
-        stretch=10,
-        validate_every=1,
-        seeds=(0,),
-    ),
-    # All real images, a quarter of their pixels, half the channels, a third of the batch, a fifth
-    # of the steps: minutes a run on 2 cores.
-    "cpu": Preset(
-        image_size=16, channels=16, batch=32, pad=2, steps=2000, validate_every=4, seeds=(0, 1, 2)
-    ),
-    "paper": Preset(),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,43 +57,6 @@ class Config:
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/standard")
     resume: bool = False
-
-
-def load(preset_name: str, preset: Preset, data_dir: pathlib.Path) -> tuple[Examples, Examples]:
-    """CIFAR-10's training and test images; the smoke preset generates some."""
-    if preset_name == "smoke":
-        pixels = generated(preset.image_size, 0, WAYS, 40)
-        labels = np.tile(np.arange(WAYS, dtype=np.int32)[:, None], (1, 40))
-
-        def part(p):
-            shown = pixels[:, p].reshape(-1, *pixels.shape[2:])
-            return Examples(shown, jnp.asarray(labels[:, p].ravel()))
-
-        return part(slice(30)), part(slice(30, None))
-
-    def decoded(name):
-        pool = images.load(name, data_dir)
-        pixels = jnp.asarray(shrink(pool.images, preset.image_size))
-        return Examples(pixels, jnp.asarray(pool.labels))
-
-    return decoded("cifar10-train"), decoded("cifar10-test")
-
-
-def corrupt(key, examples: Examples, probability: float) -> Examples:
-    """Each label replaced, with the probability, by one drawn uniformly from all classes."""
-    which_key, label_key = jax.random.split(key)
-    labels = examples.labels
-    replaced = jax.random.bernoulli(which_key, probability, labels.shape)
-    drawn = jax.random.randint(label_key, labels.shape, 0, WAYS, labels.dtype)
-    return examples._replace(labels=jnp.where(replaced, drawn, labels))
-
-
-def halves(key, corrupted: Examples, clean: Examples) -> tuple[Examples, Examples]:
-    """A random half of the images with their corrupted labels, the other half with clean ones."""
-    order = jax.random.permutation(key, clean.labels.shape[0])
-    middle = order.size // 2
-    inner = jax.tree.map(lambda x: x[order[:middle]], corrupted)
-    return inner, jax.tree.map(lambda x: x[order[middle:]], clean)
 
 
 class Setting:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import standard
+from experiments import standard, standard_protocol
 from experiments.common.folder import read_json
 from hdistill.data.pool import Examples
 
@@ -24,8 +24,8 @@ def test_halves_share_no_image_and_only_training_labels_are_corrupted():
     labels = jnp.arange(2000) % 10
     clean = Examples(jnp.arange(2000, dtype=jnp.uint8).reshape(-1, 1, 1, 1), labels)
     clean = clean._replace(images=jnp.arange(2000).reshape(-1, 1, 1, 1))
-    corrupted = standard.corrupt(jax.random.key(1), clean, 0.4)
-    inner, outer = standard.halves(jax.random.key(2), corrupted, clean)
+    corrupted = standard_protocol.corrupt(jax.random.key(1), clean, 0.4)
+    inner, outer = standard_protocol.halves(jax.random.key(2), corrupted, clean)
     both = np.concatenate([inner.images.ravel(), outer.images.ravel()])
     np.testing.assert_array_equal(np.sort(both), np.arange(2000))
     np.testing.assert_array_equal(outer.labels, outer.images.ravel() % 10)

@@ -69,7 +69,10 @@ with tfds.core.registered.skip_registration():
                     file_format="array_record",
                 )
             except NonMatchingChecksumError as error:
-                raise ValueError(f"the download is not what was expected, {archive}") from error
+                raise ValueError(
+                    f"{root / 'downloads'}: the download is not what was expected, {archive}: "
+                    f"{error}"
+                ) from error
 
     class _Cifar(_FromArchive):
         """Reads CIFAR's binary version: for each example its labels, then 3072 bytes of image."""

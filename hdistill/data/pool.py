@@ -138,7 +138,12 @@ def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask
     inner, outer = (
         jax.tree.map(lambda x, s=s: x[s], drawn) for s in (slice(half), slice(half, None))
     )
-    replaced = jax.random.bernoulli(corrupt_key, corruption, inner.labels.shape)
-    random_labels = jax.random.randint(label_key, inner.labels.shape, 0, ways, jnp.int32)
-    inner = inner._replace(labels=jnp.where(replaced, random_labels, inner.labels))
-    return ImageTask(inner, outer)
+    noisy = replace_labels(corrupt_key, label_key, inner.labels, corruption, ways)
+    return ImageTask(inner._replace(labels=noisy), outer)
+
+
+def replace_labels(which_key, label_key, labels, probability: float, ways: int):
+    """Labels, int32 [N], each replaced with the probability by one drawn uniformly from `ways`."""
+    replaced = jax.random.bernoulli(which_key, probability, labels.shape)
+    drawn = jax.random.randint(label_key, labels.shape, 0, ways, jnp.int32)
+    return jnp.where(replaced, drawn, labels)
