@@ -1,0 +1,86 @@
+"""Data hyper-cleaning: a weight for each training example, learned online while training goes on.
+
+    python -m experiments.recipes.hyper_cleaning
+
+Half of the training labels are wrong; a small clean set says which. λ is the logit of each
+example's weight. What to take from here: batches that carry the indices of their examples, and
+`hd.stream`, which learns λ and the weights together, in one run of training.
+
+References:
+  Franceschi et al., "Forward and Reverse Gradient-Based Hyperparameter Optimization", ICML 2017.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import hdistill as hd
+
+CLASSES, FEATURES, EXAMPLES, CLEAN, BATCH = 4, 20, 400, 100, 40
+STRETCH = 100  # inner steps of one compiled call
+
+
+def cross_entropy(params, x, y):
+    logits = x @ params["w"] + params["b"][None]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+
+def inner_loss(params, hparams, batch):
+    loss = cross_entropy(params, batch["x"], batch["y"])
+    return jnp.mean(jax.nn.sigmoid(hparams[batch["index"]]) * loss)
+
+
+def outer_loss(params, hparams, batch):
+    return jnp.mean(cross_entropy(params, batch["x"], batch["y"]))
+
+
+def make_data(key):
+    """(training set, clean set, which labels of the training set are wrong [EXAMPLES])."""
+    center_key, label_key, x_key, wrong_key, shift_key = jax.random.split(key, 5)
+    centers = jax.random.normal(center_key, (CLASSES, FEATURES))
+    labels = jax.random.randint(label_key, (EXAMPLES + CLEAN,), 0, CLASSES)
+    x = centers[labels] + jax.random.normal(x_key, (EXAMPLES + CLEAN, FEATURES))
+    wrong = jax.random.bernoulli(wrong_key, 0.5, (EXAMPLES,))
+    shift = jax.random.randint(shift_key, (EXAMPLES,), 1, CLASSES)
+    given = jnp.where(wrong, (labels[:EXAMPLES] + shift) % CLASSES, labels[:EXAMPLES])
+    train = {"x": x[:EXAMPLES], "y": given, "index": jnp.arange(EXAMPLES)}
+    return train, {"x": x[EXAMPLES:], "y": labels[EXAMPLES:]}, wrong
+
+
+def sample_inner(key, task):
+    chosen = jax.random.choice(key, EXAMPLES, (BATCH,), replace=False)
+    return jax.tree.map(lambda leaf: leaf[chosen], task[0])
+
+
+def learn(key, optimizer, stretches=10, estimator=hd.online.hyperdistill):
+    """Learns λ in one run of training; (λ, which labels are wrong, clean loss [stretches])."""
+    data_key, stream_key = jax.random.split(key)
+    train, clean, wrong = make_data(data_key)
+    problem = hd.from_losses(inner_loss, outer_loss, optimizer)
+    params = {"w": jnp.zeros((FEATURES, CLASSES)), "b": jnp.zeros(CLASSES)}
+    weights = hd.InnerState(params, optimizer.init(params))
+    stream = hd.stream(
+        problem,
+        estimator(problem),
+        hyper_optimizer=optax.adam(0.05),
+        steps=STRETCH,
+        sample_inner=sample_inner,
+    )
+    state = stream.init(stream_key, jnp.zeros(EXAMPLES), weights, (train, clean))
+    losses = []
+    for _ in range(stretches):
+        state, info = stream.step(state, (train, clean))
+        losses.append(float(info.outer_loss.mean()))
+    return state.hparams, wrong, losses
+
+
+def main():
+    hparams, wrong, losses = learn(jax.random.key(0), optax.sgd(0.3, momentum=0.9))
+    weight = jax.nn.sigmoid(hparams)
+    print(f"clean loss: first {STRETCH} steps {losses[0]:.3f}, last {losses[-1]:.3f}")
+    print(f"mean weight of a right label {weight[~wrong].mean():.3f},", end=" ")
+    print(f"of a wrong one {weight[wrong].mean():.3f}")
+
+
+if __name__ == "__main__":
+    main()
