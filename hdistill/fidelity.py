@@ -1,5 +1,6 @@
 """How close each method's online hypergradient is to the exact one, and what it costs."""
 
+import functools
 import time
 from typing import NamedTuple
 
@@ -82,12 +83,12 @@ def compare(
     batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
     check_problem(problem, hparams, weights, batch, shapes(outer_batch))
     key = jax.random.key(0) if key is None else key
+    batches = jax.lax.map(batch_at, jnp.arange(horizon))
+    arguments = jax.tree.map(jnp.asarray, (hparams, weights, batches, outer_batch, key))
     exact = online_reverse_mode(problem, window=horizon)
     results, reference = {}, None
     for name, estimator in {"exact": exact, **methods}.items():
-        found, cost = _measure(
-            problem, estimator, batch_at, horizon, hparams, weights, outer_batch, key
-        )
+        found, cost = _measure(problem, estimator, horizon, arguments)
         reference = found if reference is None else reference
         results[name] = Fidelity(
             *_closeness(optax.tree.add(*found), optax.tree.add(*reference)),
@@ -97,11 +98,27 @@ def compare(
     return {**{name: results[name] for name in methods}, "exact": results["exact"]}
 
 
-def _measure(problem, estimator, batch_at, horizon, hparams, weights, outer_batch, key):
+def _measure(problem, estimator, horizon, arguments):
     """(hypergradients stacked [T, ...], (θ, products, seconds, bytes)) of a whole run."""
+    leaves, structure = jax.tree.flatten(shapes(arguments))
+    program = _compile(problem, estimator, horizon, tuple(leaves), structure)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        found, theta, products = jax.block_until_ready(program(*arguments))
+        seconds.append(time.perf_counter() - start)
+    fit = estimator.fit.products(horizon) if estimator.fit is not None else 0
+    memory = program.memory_analysis().temp_size_in_bytes
+    theta = jax.tree.map(float, theta)
+    return found, (theta, int(products) + fit, min(seconds), memory)
 
-    @jax.jit
-    def trace(hparams, weights, outer_batch, key):
+
+@functools.lru_cache(maxsize=64)
+def _compile(problem, estimator, horizon, leaves, structure):
+    """The program of a whole run, compiled once for tasks of the same shapes."""
+
+    def trace(hparams, weights, batches, outer_batch, key):
+        batch_at = batch_stream(batches, horizon)[0]
         state = estimator.init(weights, hparams, batch_at(jnp.zeros((), jnp.int32)))
         theta = jnp.nan
         if estimator.fit is not None:
@@ -121,16 +138,7 @@ def _measure(problem, estimator, batch_at, horizon, hparams, weights, outer_batc
         (_, state), found = jax.lax.scan(body, (weights, state), jnp.arange(horizon))
         return found, theta, state.products
 
-    compiled = trace.lower(hparams, weights, outer_batch, key).compile()
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        found, theta, products = jax.block_until_ready(compiled(hparams, weights, outer_batch, key))
-        seconds.append(time.perf_counter() - start)
-    fit = estimator.fit.products(horizon) if estimator.fit is not None else 0
-    memory = compiled.memory_analysis().temp_size_in_bytes
-    theta = jax.tree.map(float, theta)
-    return found, (theta, int(products) + fit, min(seconds), memory)
+    return jax.jit(trace).lower(*jax.tree.unflatten(structure, leaves)).compile()
 
 
 def _closeness(actual, exact):
