@@ -113,6 +113,12 @@ PROBLEM = hd.from_losses(loss, loss, INNER_OPTIMIZER)
 DESCENT = PROBLEM._replace(update=descend)
 
 
+def initial(key) -> tuple:
+    """(λ, w_0) of a seed."""
+    hparams, params = jax.jit(MODEL.init)(key, jnp.zeros((1, 1)))
+    return hparams, hd.InnerState(params, INNER_OPTIMIZER.init(params))
+
+
 def adapt(hparams, weights, points, horizon: int):
     """w_T for one task's points: the inner optimisation with λ fixed."""
     return hd.unroll(PROBLEM, hparams, weights, lambda t: points, horizon=horizon)
@@ -146,9 +152,7 @@ class Study:
     def start(self, seed: int):
         """(first state, keys of the training, validation and test tasks) of a seed."""
         init_key, state_key, *task_keys = jax.random.split(jax.random.key(seed), 5)
-        hparams, params = jax.jit(MODEL.init)(init_key, jnp.zeros((1, 1)))
-        weights = hd.InnerState(params, INNER_OPTIMIZER.init(params))
-        return self.learner.init(state_key, hparams, weights), task_keys
+        return self.learner.init(state_key, *initial(init_key)), task_keys
 
     def errors(self, state, key, tasks: int):
         """Errors of the present state on freshly drawn tasks, [tasks]."""
