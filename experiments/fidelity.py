@@ -28,6 +28,7 @@ from experiments.fidelity_scenes import GAMMA, ProblemName, Scene, make_scene
 from experiments.image_protocol import PresetName
 
 GAMMAS = (0.0, 0.9, 0.99, 0.999, 0.9999)
+AGAIN = ("rmd", "hyperdistill", "one-step-sized")  # the reference, and what the grids hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ def contenders(scene: Scene) -> dict[str, hd.Estimator]:
     found = {
         name: method.estimator
         for name, method in scene.methods.items()
-        if isinstance(method.estimator, hd.Estimator) and name not in ("rmd", "hyperdistill")
+        if isinstance(method.estimator, hd.Estimator) and name not in AGAIN
     }
     for gamma in GAMMAS:
         found[f"fitted-{gamma}"] = online.hyperdistill(problem, gamma=gamma)

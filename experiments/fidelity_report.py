@@ -18,7 +18,7 @@ TITLES = {
     "one-step": "1-step",
     "nift": "N.IFT",
     "greedy": "Greedy (γ=0.5)",
-    "one-step-sized": "1-step, size fitted",
+    "fitted-0.0": "1-step, size fitted",
     "robust": "Robust HyperDistill",
     "exact": "exact RMD",
 }
@@ -27,13 +27,13 @@ GRIDS = {
     "size1": "HyperDistill, size 1 (γ={})",
     "eq7": "Eq. 7 (γ={})",
 }
-SHOWN = ("fo", "one-step", "nift", "greedy", "one-step-sized", "fitted-0.9", "robust")
+SHOWN = ("fo", "one-step", "nift", "greedy", "fitted-0.0", "fitted-0.9", "robust")
 
 
 def title(method: str) -> str:
     """A method's name for people."""
     grid, _, gamma = method.rpartition("-")
-    return GRIDS[grid].format(gamma) if grid in GRIDS else TITLES[method]
+    return TITLES[method] if method in TITLES else GRIDS[grid].format(gamma)
 
 
 def read(path: pathlib.Path) -> list[dict]:

@@ -33,11 +33,18 @@ def by_hand(trust):
     pulled = [alphas[-1] @ np.linalg.matrix_power(jacobian, k) for k in range(HORIZON)]
     exact = np.array([sum(pulled[:s]) @ effect for s in range(1, HORIZON + 1)])
     squares = np.sum(exact**2)
-    theta = np.sqrt(squares / np.sum([(s * (alphas[-1] @ effect)) ** 2 for s in sums]))
-    terms = [theta * s * alpha @ effect for s, alpha in zip(sums, alphas)]
+    last = means([s * alphas[-1] @ effect for s in sums])
+    theta = np.sqrt(squares / np.sum(np.square(last)))
+    terms = theta * means([s * alpha @ effect for s, alpha in zip(sums, alphas)])
     longest = trust * np.linalg.norm(h)  # g^FO = λ
     cut = [u * min(1, longest / np.linalg.norm(u)) for u in terms]
     return np.array(cut), theta, np.sqrt(squares / HORIZON)
+
+
+def means(terms):
+    """Σ_i ρ^(t-i) x_i / Σ_i ρ^(t-i) for every t, ρ = 0.5."""
+    decays = [0.5 ** np.arange(t, -1, -1.0) for t in range(len(terms))]
+    return np.array([d @ np.array(terms[: d.size]) / d.sum() for d in decays])
 
 
 @pytest.mark.parametrize("trust", [0.2, 1.0, 50.0])
@@ -88,6 +95,23 @@ def test_where_the_first_order_term_is_zero_the_last_fit_is_the_bound():
     fitted = RobustSize(jnp.asarray(1.0), 0.1 * optax.tree.norm(literal.second_order))
     after, _ = estimator.step(state._replace(theta=fitted), transition, jax.random.key(0))
     assert_close(after.second_order, 0.05 * literal.second_order, 1e-12)
+
+
+def test_a_direction_that_overflows_is_left_out_of_the_mean():
+    case = quadratic("sgd", horizon=HORIZON)
+    estimator = hd.online.robust_hyperdistill(case.problem, gamma=0.0, trust=1e9)
+    state = estimator.init(case.weights, case.hparams, case.batches[0])
+    found = []
+    for outer in (1.0, jnp.inf, 1.0):
+        outer_batch = outer * case.outer_batch
+        transition = hd.Transition(
+            case.weights, case.weights, case.hparams, case.batches[0], outer_batch
+        )
+        hyper, state = estimator.step(state, transition, jax.random.key(0))
+        found.append(hyper.second_order)
+    assert np.abs(found[0]).max() > 0
+    assert_close(found[1], found[0], 1e-12)
+    assert_close(found[2], found[0], 1e-12)
 
 
 @pytest.mark.parametrize("trust", [0, -1.0, float("inf"), float("nan"), "1", True])

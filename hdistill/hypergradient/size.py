@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from hdistill.checks import check_gamma
+from hdistill.hypergradient.average import empty, extend
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.base import Fit, open_offline
 from hdistill.hypergradient.distill import check_batch, mix_batches
 from hdistill.hypergradient.drmad import line
 from hdistill.problem import run
 from hdistill.products import hparams_pullback, outer_pullback
-from hdistill.tree import mix, unit
+from hdistill.tree import mix, scale, unit
 
 
 class SizeSamples(NamedTuple):
@@ -87,23 +88,31 @@ def least_squares(statistics):
     return jnp.where(xx > 0, xy / jnp.where(xx > 0, xx, 1), 0)
 
 
-def measure_sizes(problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key):
-    """(x, y, ‖g_s^SO‖), each [T]: the samples of `fit_size`, unchecked, and the norms."""
+def measure_sizes(
+    problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key, *, memory=0.0
+):
+    """(x, y, ‖g_s^SO‖), each [T]: the samples of `fit_size`, unchecked, and the norms.
+
+    With a `memory` ρ, of the ρ-decayed mean of S_1 v_1 .. S_s v_s in place of S_s v_s.
+    """
     steps = jnp.arange(horizon)
     final, _ = run(problem, hparams, weights, batch_at, steps)
     _, alpha, _ = outer_pullback(problem, final, hparams, outer_batch)
     point_at = line(weights, final, horizon)
 
     def visit(carry, t, point, batch, second_order):
-        weights, mixed, before = carry
+        weights, mixed, before, average = carry
         decay_sum = 1 + gamma * before
         share = before / decay_sum
         weights = mix(share, weights, point, latest=weights)
         mixed = mix_batches(jax.random.fold_in(key, t), share, mixed, batch)
-        direction, norm = unit(hparams_pullback(problem, weights, hparams, mixed, alpha))
+        v = hparams_pullback(problem, weights, hparams, mixed, alpha)
+        average = extend(average, scale(decay_sum, v), memory)
+        direction, norm = unit(average.mean)
         best, exact = optax.tree.vdot(direction, second_order), optax.tree.norm(second_order)
-        return (weights, mixed, decay_sum), (norm * decay_sum, best, exact)
+        return (weights, mixed, decay_sum, average), (norm, best, exact)
 
-    start = (point_at(horizon - 1), check_batch(batch_at(steps[-1])), jnp.zeros(()))
+    batch = check_batch(batch_at(steps[-1]))
+    start = (point_at(horizon - 1), batch, jnp.zeros(()), empty(hparams))
     seen = backward(problem, hparams, point_at, batch_at, steps, alpha, visit=visit, carry=start)[2]
     return jax.tree.map(lambda x: x[::-1], seen)

@@ -1,0 +1,91 @@
+"""The fidelity study: Eq. 7 by hand, what it draws, a run that is cut and goes on."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import hdistill as hd
+from experiments import fidelity, fidelity_report
+from experiments.common.folder import read_json
+from experiments.fidelity_report import read
+from experiments.fidelity_scenes import make_scene
+from tests.problems import LEARNING_RATE, quadratic, quadratic_constants
+
+
+def test_decayed_problem_s_exact_hypergradient_is_equation_7():
+    case = quadratic("sgd", horizon=4)
+    gamma = 0.7
+    final = np.asarray(hd.unroll(*case[:4]).params)
+    found = hd.offline.reverse_mode(fidelity.decayed(case.problem, gamma), *case[1:])
+    alpha = final - np.asarray(case.outer_batch).mean(0)
+    # B_i = ηC at every step.
+    coupling = LEARNING_RATE * quadratic_constants().coupling
+    expected = (1 + gamma + gamma**2 + gamma**3) * alpha @ coupling
+    np.testing.assert_allclose(found.second_order, expected, rtol=1e-12)
+    np.testing.assert_allclose(found.first_order, case.hparams, rtol=1e-12)
+
+
+def test_image_scene_draws_a_batch_for_each_inner_step():
+    scene = make_scene("warpgrad", "smoke", pathlib.Path("unused"))
+    (images, labels), (outer, _) = scene.draw(jax.random.key(0))
+    assert images.shape == (4, 10, 8, 8, 3) and outer.shape == (10, 8, 8, 3)
+    assert labels.shape == (4, 10) and scene.horizon == 4
+    assert not np.array_equal(images[0], images[1])
+
+
+def test_a_run_that_is_cut_after_the_first_stage_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(fidelity, "GAMMAS", (0.9,))
+    monkeypatch.setattr(fidelity_report, "SHOWN", ("fo", "fitted-0.9"))
+    few = {"fo", "fitted-0.9", "size1-0.9", "eq7-0.9"}
+    whole = fidelity.contenders
+    monkeypatch.setattr(
+        fidelity, "contenders", lambda scene: {k: v for k, v in whole(scene).items() if k in few}
+    )
+    config = fidelity.Config(problem=("sinusoid",), preset="smoke", out=tmp_path, resume=True)
+    train = fidelity.meta_train
+
+    def cut(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fidelity, "meta_train", cut)
+    with pytest.raises(KeyboardInterrupt):
+        fidelity.main(config)
+    folder = tmp_path / "sinusoid" / "seed-0"
+    before = (folder / "random-cosines.csv").stat().st_mtime_ns
+    monkeypatch.setattr(fidelity, "meta_train", train)
+    fidelity.main(config)
+    assert (folder / "random-cosines.csv").stat().st_mtime_ns == before
+    for stage in ("random", "trained"):
+        rows = read(folder / f"{stage}-cosines.csv")
+        exact = [row["cosine"] for row in rows if row["method"] == "exact"]
+        np.testing.assert_allclose(exact, np.ones(5), rtol=1e-5)
+        assert all(-1.001 < row["cosine"] < 1.001 for row in rows)
+        assert len(read(folder / f"{stage}-samples.csv")) == 5
+    summary = read_json(folder / "summary.json")
+    ours = [row["cosine"] for row in rows if row["method"] == "fitted-0.9"]
+    assert summary["cosine"] == pytest.approx(np.mean(ours)) and summary["diverged"] is None
+    assert "| exact RMD | 1.000 |" in (tmp_path / "table.md").read_text()
+    plots = {path.name for path in tmp_path.glob("*.png")}
+    assert plots == {f"sinusoid-figure{n}.png" for n in ("3", "4", "6-11")}
+
+
+def test_a_run_that_diverges_is_compared_at_its_last_good_state(tmp_path, monkeypatch):
+    def diverges(*arguments, folder, **named):
+        raise fidelity.NonFiniteLoss("outer loss is nan", "inner optimisation", 3, 2, 0)
+
+    monkeypatch.setattr(fidelity, "meta_train", diverges)
+    monkeypatch.setattr(fidelity, "contenders", lambda scene: {"fitted-0.9": fidelity_only(scene)})
+    scene = make_scene("sinusoid", "smoke", tmp_path)
+    folder = fidelity.RunFolder(tmp_path / "run", {}, resume=False)
+    summary = fidelity.Study(scene, 1).run(0, folder)
+    folder.close()
+    assert "outer loss is nan" in summary["diverged"]
+    texts = [(folder.path / f"{s}-cosines.csv").read_text() for s in ("random", "trained")]
+    assert texts[0] == texts[1]  # no checkpoint: the state that it began with
+
+
+def fidelity_only(scene):
+    """HyperDistill alone."""
+    return hd.online.hyperdistill(scene.problem, gamma=0.9)
