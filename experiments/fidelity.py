@@ -83,13 +83,14 @@ def decayed(problem: hd.Problem, gamma: float) -> hd.Problem:
 
 
 def contenders(scene: Scene) -> dict[str, hd.Estimator]:
-    """What is compared, by name: the study's online methods, and three grids of γ."""
+    """What is compared, by name: the study's online methods, more of greedy, three grids of γ."""
     problem, online = scene.problem, hd.online
     found = {
         name: method.estimator
         for name, method in scene.methods.items()
         if isinstance(method.estimator, hd.Estimator) and name not in AGAIN
     }
+    found["greedy-0.9"] = online.greedy(problem, gamma=0.9)
     for gamma in GAMMAS:
         found[f"fitted-{gamma}"] = online.hyperdistill(problem, gamma=gamma)
         found[f"size1-{gamma}"] = online.hyperdistill(problem, gamma=gamma, size=1.0)

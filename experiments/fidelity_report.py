@@ -23,6 +23,7 @@ TITLES = {
     "exact": "exact RMD",
 }
 GRIDS = {
+    "greedy": "Greedy (γ={})",
     "fitted": "HyperDistill (γ={})",
     "size1": "HyperDistill, size 1 (γ={})",
     "eq7": "Eq. 7 (γ={})",

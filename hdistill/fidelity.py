@@ -27,7 +27,8 @@ class Fidelity(NamedTuple):
       theta: θ that was fitted before the first step, a float (or the method's own tree of them);
         nan where nothing is fitted.
       products: Jacobian products of Φ over the T steps, a fit of θ included.
-      seconds: for the T steps and the fit, compiled; the fastest of three runs.
+      seconds: for the T steps and the fit, compiled; the fastest of three runs, or of those made
+        in the first 5 s.
       memory: bytes the compiled program needs besides its arguments and results.
     """
 
@@ -102,8 +103,8 @@ def _measure(problem, estimator, horizon, arguments):
     """(hypergradients stacked [T, ...], (θ, products, seconds, bytes)) of a whole run."""
     leaves, structure = jax.tree.flatten(shapes(arguments))
     program = _compile(problem, estimator, horizon, tuple(leaves), structure)
-    seconds = []
-    for _ in range(3):
+    seconds: list[float] = []
+    while len(seconds) < 3 and sum(seconds) < 5:
         start = time.perf_counter()
         found, theta, products = jax.block_until_ready(program(*arguments))
         seconds.append(time.perf_counter() - start)
