@@ -6,8 +6,8 @@
 
 At a random start, and again after meta-training with HyperDistill under the study's own preset:
 `hd.compare` on a few tasks, all online methods and a grid of γ. Each run has a folder
-OUT/PROBLEM/seed-S with cosines.csv, costs.csv and samples.csv of either stage; OUT gets the table
-and the plots (after Figures 3, 4, 6 and 11).
+OUT/PROBLEM/seed-S with cosines.csv, costs.csv and samples.csv of either stage and theta.csv; OUT
+gets the table and the plots (after Figures 3, 4, 6 and 11).
 """
 
 import csv
@@ -128,6 +128,8 @@ class Study:
             diverged = str(error)
             _, state = folder.restore(scene.learner.init(state_key, *scene.start(init_key)))
         self.measure(STAGES[1], state.hparams, state.weights, task_key, folder.path)
+        thetas = [(row["inner_optimisation"], row["theta"]) for row in folder.metrics()]
+        _write(folder.path / "theta.csv", ["inner_optimisation", "theta"], thetas)
         cosines = read(folder.path / f"{STAGES[1]}-cosines.csv")
         ours = [row["cosine"] for row in cosines if row["method"] == f"fitted-{GAMMA}"]
         return folder.finish(cosine=np.mean(ours), diverged=diverged, **spent(folder))

@@ -90,15 +90,19 @@ def table(runs: list[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def tables(problems: dict[str, list[Run]]) -> str:
+    """Markdown: the table of each problem."""
+    return "\n".join(f"**{problem}**\n\n{table(runs)}" for problem, runs in problems.items())
+
+
 def report(out: pathlib.Path) -> str:
     """Writes table.md and the plots into `out`, a set for each problem; returns the tables."""
-    parts = []
-    for problem, runs in read_runs(out).items():
-        parts.append(f"**{problem}**\n\n{table(runs)}")
+    problems = read_runs(out)
+    for problem, runs in problems.items():
         plot_cosines(runs, out / f"{problem}-figure3.png")
         plot_size(runs, out / f"{problem}-figure4.png")
         plot_gammas(runs, out / f"{problem}-figure6-11.png")
-    text = "\n".join(parts)
+    text = tables(problems)
     (out / "table.md").write_text(text)
     return text
 
@@ -148,7 +152,9 @@ def plot_size(runs: list[Run], path: pathlib.Path) -> None:
     axes[2].set(title="(c) π* / ‖exact g$^{SO}$‖", xlabel="inner step t")
     axes[2].legend(fontsize=8)
     for run in runs:
-        axes[3].plot([row["theta"] for row in run.metrics], label=f"seed {run.config['seed']}")
+        rows = read(run.path / "theta.csv")
+        m, theta = ([row[k] for row in rows] for k in ("inner_optimisation", "theta"))
+        axes[3].plot(m, theta, label=f"seed {run.config['seed']}")
     axes[3].set(title="(d) θ over meta-training", xlabel="inner optimisations")
     axes[3].legend(fontsize=8)
     _save(figure, path)

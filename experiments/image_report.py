@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.common.folder import read_json
 from experiments.common.runs import Run, read_runs
-from experiments.common.stats import format_interval
+from experiments.common.stats import format_interval, mean_interval
 
 Runs = dict[str, list[Run]]
 
@@ -30,6 +30,12 @@ def gain(runs: list[Run], base: list[Run]) -> str:
     """Mean ± 95% of the difference in test accuracy, seed by seed (same start, same tasks)."""
     ours, theirs = accuracies(runs), accuracies(base)
     return format_interval([ours[s] - theirs[s] for s in ours if s in theirs], 2)
+
+
+def products(runs: list[Run]) -> float:
+    """Jacobian products of Φ for each inner optimisation of a task."""
+    done = sum(run.summary["inner_optimisations_done"] for run in runs)
+    return sum(run.summary["products"] for run in runs) / done if done else np.nan
 
 
 def tuned(runs: Runs) -> str | None:
@@ -53,8 +59,6 @@ def table(runs: Runs) -> str:
     best = tuned(runs)
     for name, found in runs.items():
         summaries = [run.summary for run in found]
-        done = sum(s["inner_optimisations_done"] for s in summaries)
-        products = sum(s["products"] for s in summaries) / done if done else np.nan
         each = [s["seconds_each"] for s in summaries if s["seconds_each"]]
         cells = [
             found[0].config["title"] + (", chosen" if name == best else ""),
@@ -63,7 +67,7 @@ def table(runs: Runs) -> str:
             format_interval(list(accuracies(found, "validation_accuracy").values()), 2),
             "" if name == "one-step" else gain(found, runs.get("one-step", [])),
             str(len(found) - len(accuracies(found))),
-            f"{products:.1f}",
+            f"{products(found):.1f}",
             f"{np.median(each):.2f}" if each else "–",
             f"{np.mean([s['seconds'] for s in summaries]):.0f}",
         ]
@@ -118,6 +122,7 @@ def report(out: pathlib.Path) -> str:
     plot_over_training(runs, "outer_loss", "meta-training: outer loss at T", out / "training.png")
     plot_over_training(runs, "accuracy", "meta-validation: accuracy", out / "validation.png")
     plot_gammas(runs, out / "gamma.png")
+    plot_products(runs, out / "products.png")
     plot_weighting(runs, out / "weighting.png")
     return text
 
@@ -169,6 +174,24 @@ def plot_gammas(runs: Runs, path: pathlib.Path) -> None:
     axis.set(xscale="log", xlabel="1 - γ", ylabel="accuracy, %", title="HyperDistill by γ")
     axis.invert_xaxis()
     axis.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_products(runs: Runs, path: pathlib.Path) -> None:
+    """After Figure 4 (e): test accuracy, ± 95%, against products for each inner optimisation."""
+    figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    for colour, found in enumerate(runs.values()):
+        mean, half = mean_interval(list(accuracies(found).values()))
+        label = found[0].config["title"]
+        axis.errorbar(products(found), mean, half, fmt=f"C{colour}o", capsize=3, label=label)
+    axis.set_xscale("symlog", linthresh=10)
+    axis.set(
+        xlabel="Jacobian products for each inner optimisation",
+        ylabel="meta-test accuracy, %",
+        title="what a product buys",
+    )
+    figure.legend(loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -9,7 +9,7 @@ that its summaries name, its notes.md (what we make of it) below. Nothing is sho
 import pathlib
 from collections.abc import Callable
 
-from experiments import image_report, sinusoid_report, standard_report
+from experiments import fidelity_report, image_report, sinusoid_report, standard_report
 from experiments.common.runs import Run, read_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -84,6 +84,7 @@ def main() -> None:
         for study, show in (
             ("sinusoid", lambda path: section(path, sinusoid_report.table)),
             ("images", images),
+            ("fidelity", lambda path: section(path, fidelity_report.tables)),
             ("standard", lambda path: section(path, standard_report.table)),
             ("bench", measured),
         )
