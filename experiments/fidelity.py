@@ -18,6 +18,7 @@ import pathlib
 import jax
 import numpy as np
 import tyro
+from tqdm import tqdm
 
 import hdistill as hd
 from experiments.common.folder import RunFolder
@@ -139,7 +140,7 @@ class Study:
         if (path / f"{stage}-samples.csv").exists():
             return
         scene, cosines, costs, samples = self.scene, [], [], []
-        for task in range(self.tasks):
+        for task in tqdm(range(self.tasks), desc=f"comparing, {stage}", leave=False):
             case = (hparams, weights, *scene.draw(jax.random.fold_in(key, task)))
             found = hd.compare(scene.problem, self.contenders, *case)
             for name, fidelity in found.items():
