@@ -28,7 +28,7 @@ GRIDS = {
     "size1": "HyperDistill, size 1 (γ={})",
     "eq7": "Eq. 7 (γ={})",
 }
-SHOWN = ("fo", "one-step", "nift", "greedy", "fitted-0.0", "fitted-0.9", "robust")
+SHOWN = ("fo", "one-step", "nift", "greedy", "greedy-0.9", "fitted-0.0", "fitted-0.9", "robust")
 
 
 def title(method: str) -> str:

@@ -42,8 +42,8 @@ def by_hand(trust):
 
 
 def means(terms):
-    """Σ_i ρ^(t-i) x_i / Σ_i ρ^(t-i) for every t, ρ = 0.5."""
-    decays = [0.5 ** np.arange(t, -1, -1.0) for t in range(len(terms))]
+    """Σ_i ρ^(t-i) x_i / Σ_i ρ^(t-i) for every t, ρ = 0.75."""
+    decays = [0.75 ** np.arange(t, -1, -1.0) for t in range(len(terms))]
     return np.array([d @ np.array(terms[: d.size]) / d.sum() for d in decays])
 
 
@@ -75,6 +75,33 @@ def test_equals_matrices_worked_out_by_hand(trust):
     assert state.products == HORIZON
     if trust == 0.2:  # the bound was at work: without it the term is another
         assert np.abs(by_hand(50.0)[0] - expected).max() > 0.1 * np.abs(expected).max()
+
+
+def test_the_product_is_at_the_mean_of_weights_and_the_batch_of_the_step():
+    """Φ(w) = w - η w λ b², whose derivative in λ is -η w b²: of w and of b as they are put in."""
+
+    def update(w, h, b):
+        return w - 0.1 * w * h * jnp.mean(b) ** 2
+
+    def outer_loss(w, h, _):
+        return jnp.sum(w * jnp.array([1.0, -2.0])) + 5.0 * jnp.sum(h)
+
+    problem, h = hd.Problem(update, outer_loss), jnp.array([0.3, 0.7])
+    estimator = hd.online.robust_hyperdistill(problem, gamma=GAMMA, trust=1e9)
+    ws, bs = [jnp.array([1.0, 2.0])], [jnp.full(2, b) for b in (1.0, -3.0, 2.0, 0.5)]
+    state, found = estimator.init(ws[0], h, bs[0]), []
+    for b in bs:
+        ws.append(update(ws[-1], h, b))
+        hyper, state = estimator.step(
+            state, hd.Transition(ws[-2], ws[-1], h, b, None), jax.random.key(0)
+        )
+        found.append(hyper.second_order)
+    terms = []
+    for t, b in enumerate(bs):
+        decays = GAMMA ** np.arange(t, -1, -1.0)
+        # S_t times the decayed mean of w_0..w_t is the decayed sum.
+        terms.append(np.array([1.0, -2.0]) * -0.1 * b[0] ** 2 * (decays @ np.array(ws[: t + 1])))
+    assert_close(np.array(found), means(terms), 1e-12)
 
 
 def test_where_the_first_order_term_is_zero_the_last_fit_is_the_bound():

@@ -1,9 +1,30 @@
-"""Distilled batches D* (Eq. 14), forwards online and backwards in Algorithm 4."""
+"""The distilled point: w* (Eq. 13) and D* (Eq. 14), the latter in Algorithm 4 too."""
 
 import jax
 import jax.numpy as jnp
 
 from hdistill.problem import leading_axis
+from hdistill.tree import mix
+
+
+def mix_weights(gamma: float, decay_sum, old, new):
+    """One step of Eq. 13.
+
+        S_t = 1 + γ S_{t-1},  p_t = γ S_{t-1} / S_t
+        w*_t = p_t w*_{t-1} + (1 - p_t) w_{t-1}
+
+    Args:
+      gamma: γ.
+      decay_sum: S_{t-1}, floating [].
+      old: w*_{t-1}.
+      new: w_{t-1}; w* has its integer leaves (step counters).
+
+    Returns:
+      (w*_t, p_t, S_t).
+    """
+    total = 1 + gamma * decay_sum
+    share = gamma * decay_sum / total
+    return mix(share, old, new, latest=new), share, total
 
 
 def check_batch(batch):

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from hdistill.checks import Signature, check_gamma
 from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator
-from hdistill.hypergradient.distill import check_batch, mix_batches
+from hdistill.hypergradient.distill import check_batch, mix_batches, mix_weights
 from hdistill.hypergradient.size import size_fit
 from hdistill.products import hparams_pullback, outer_pullback
-from hdistill.tree import mix, scale, unit
+from hdistill.tree import scale, unit
 
 
 class HyperDistillState(NamedTuple):
@@ -73,11 +73,11 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
         )
 
     def observe(state, transition, key):
-        decay_sum = 1 + gamma * state.decay_sum
-        share = gamma * state.decay_sum / decay_sum
-        previous = transition.previous
+        weights, share, decay_sum = mix_weights(
+            gamma, state.decay_sum, state.weights, transition.previous
+        )
         return state._replace(
-            weights=mix(share, state.weights, previous, latest=previous),
+            weights=weights,
             batch=mix_batches(key, share, state.batch, transition.batch),
             decay_sum=decay_sum,
         )

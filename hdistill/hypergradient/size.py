@@ -89,11 +89,12 @@ def least_squares(statistics):
 
 
 def measure_sizes(
-    problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key, *, memory=0.0
+    problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key, *, memory=None
 ):
     """(x, y, ‖g_s^SO‖), each [T]: the samples of `fit_size`, unchecked, and the norms.
 
-    With a `memory` ρ, of the ρ-decayed mean of S_1 v_1 .. S_s v_s in place of S_s v_s.
+    With a `memory` ρ, of the ρ-decayed mean of S_1 v_1 .. S_s v_s in place of S_s v_s, and D_s in
+    place of D*_s.
     """
     steps = jnp.arange(horizon)
     final, _ = run(problem, hparams, weights, batch_at, steps)
@@ -105,14 +106,15 @@ def measure_sizes(
         decay_sum = 1 + gamma * before
         share = before / decay_sum
         weights = mix(share, weights, point, latest=weights)
-        mixed = mix_batches(jax.random.fold_in(key, t), share, mixed, batch)
-        v = hparams_pullback(problem, weights, hparams, mixed, alpha)
-        average = extend(average, scale(decay_sum, v), memory)
+        if memory is None:
+            batch = mixed = mix_batches(jax.random.fold_in(key, t), share, mixed, batch)
+        v = hparams_pullback(problem, weights, hparams, batch, alpha)
+        average = extend(average, scale(decay_sum, v), memory or 0.0)
         direction, norm = unit(average.mean)
         best, exact = optax.tree.vdot(direction, second_order), optax.tree.norm(second_order)
         return (weights, mixed, decay_sum, average), (norm, best, exact)
 
-    batch = check_batch(batch_at(steps[-1]))
-    start = (point_at(horizon - 1), batch, jnp.zeros(()), empty(hparams))
+    mixed = None if memory is not None else check_batch(batch_at(steps[-1]))
+    start = (point_at(horizon - 1), mixed, jnp.zeros(()), empty(hparams))
     seen = backward(problem, hparams, point_at, batch_at, steps, alpha, visit=visit, carry=start)[2]
     return jax.tree.map(lambda x: x[::-1], seen)
