@@ -42,8 +42,8 @@ def by_hand(trust):
 
 
 def means(terms):
-    """Σ_i ρ^(t-i) x_i / Σ_i ρ^(t-i) for every t, ρ = 0.75."""
-    decays = [0.75 ** np.arange(t, -1, -1.0) for t in range(len(terms))]
+    """Σ_i ρ^(t-i) x_i / Σ_i ρ^(t-i) for every t, ρ = 0.65."""
+    decays = [0.65 ** np.arange(t, -1, -1.0) for t in range(len(terms))]
     return np.array([d @ np.array(terms[: d.size]) / d.sum() for d in decays])
 
 
