@@ -60,7 +60,8 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     serves all horizons and many inner optimisations, overshoots, and the sinusoid study diverges. θ
     is fitted to norms, θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖², and is zero where Σ m_sᵀ g_s^SO <= 0 or a sum
     overflows: least squares shrinks the term by its cosine to the exact one, task by task, and the
-    sinusoid study does worse with it. And γ has a default, 0.6; it, ρ and κ = 0.7 were chosen on the sinusoid study and on WarpGrad's cosines (RESULTS.md).
+    sinusoid study does worse with it. And γ has a default, 0.6; it, ρ and κ = 0.7 were chosen on
+    the sinusoid study and on WarpGrad's cosines (RESULTS.md).
 
     Args:
       problem: Φ and L_val.
