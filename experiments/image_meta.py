@@ -22,7 +22,7 @@ import tyro
 import hdistill as hd
 from experiments.common.folder import RunFolder
 from experiments.common.loop import NonFiniteLoss, meta_train
-from experiments.common.methods import METHODS, Method, MethodName, methods
+from experiments.common.methods import METHODS, Method, MethodName, descent, methods
 from experiments.common.runs import run_seeds, spent
 from experiments.image_protocol import (
     MODELS,
@@ -90,17 +90,11 @@ class Setting:
         self.sample = jax.jit(jax.vmap(self.task, (0, None)))
         self.accuracies = jax.jit(self._accuracies, static_argnums=4)
 
-    def descend(self, weights, hparams, batch):
-        """One step of plain gradient descent, the map of N.IFT."""
-        gradient = jax.grad(self.model.inner_loss)(weights.params, hparams, batch)
-        params = optax.tree.add_scale(weights.params, -self.preset.inner_rate, gradient)
-        return weights._replace(params=params)
-
     def methods(self, gamma: float) -> dict[str, Method]:
         """All methods on this problem."""
         return methods(
             self.problem,
-            self.problem._replace(update=self.descend),
+            descent(self.problem, self.model.inner_loss, self.preset.inner_rate),
             horizon=self.preset.horizon,
             gamma=gamma,
             neumann=self.preset.neumann,

@@ -22,7 +22,7 @@ import tyro
 import hdistill as hd
 from experiments.common.folder import RunFolder
 from experiments.common.loop import NonFiniteLoss, meta_train
-from experiments.common.methods import Method, MethodName, methods
+from experiments.common.methods import Method, MethodName, descent, methods
 from experiments.common.runs import run_seeds, spent
 from experiments.sinusoid_report import report
 from hdistill.data.sinusoid import RANGE, sample_curves, sample_tasks
@@ -103,14 +103,8 @@ def loss(params, hparams, points):
     return jnp.mean((MODEL.apply(params, hparams, points.x) - points.y) ** 2)
 
 
-def descend(weights, hparams, points):
-    """One step of plain gradient descent, the map of N.IFT."""
-    gradient = jax.grad(loss)(weights.params, hparams, points)
-    return weights._replace(params=optax.tree.add_scale(weights.params, -LEARNING_RATE, gradient))
-
-
 PROBLEM = hd.from_losses(loss, loss, INNER_OPTIMIZER)
-DESCENT = PROBLEM._replace(update=descend)
+DESCENT = descent(PROBLEM, loss, LEARNING_RATE)
 
 
 def initial(key) -> tuple:

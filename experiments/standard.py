@@ -25,6 +25,7 @@ import tyro
 import hdistill as hd
 from experiments.common.folder import RunFolder
 from experiments.common.loop import NonFiniteLoss, meta_train
+from experiments.common.methods import descent
 from experiments.common.runs import run_seeds, spent
 from experiments.image_protocol import WAYS
 from experiments.image_report import write_weighting
@@ -70,12 +71,6 @@ class Setting:
         self.problem = hd.from_losses(self.model.inner_loss, self.model.outer_loss, self.optimizer)
         self.accuracy = jax.jit(self._accuracy)
 
-    def descend(self, weights, hparams, batch):
-        """One step of plain gradient descent, the map of N.IFT."""
-        gradient = jax.grad(self.model.inner_loss)(weights.params, hparams, batch)
-        params = optax.tree.add_scale(weights.params, -self.preset.learning_rate, gradient)
-        return weights._replace(params=params)
-
     def stream(self, method: MethodName) -> hd.Stream:
         """The first stage with a method; `unlearnt`, the second stage, leaves λ at rest."""
         online, every = hd.online, 1
@@ -86,8 +81,8 @@ class Setting:
             estimator = online.one_step(self.problem)
         elif method == "nift":
             terms, every = NEUMANN
-            descent = self.problem._replace(update=self.descend)
-            estimator = online.implicit(descent, solver="neumann", terms=terms)
+            plain = descent(self.problem, self.model.inner_loss, self.preset.learning_rate)
+            estimator = online.implicit(plain, solver="neumann", terms=terms)
         else:
             estimator = online.hyperdistill(self.problem, gamma=GAMMA, size=SIZE)
 

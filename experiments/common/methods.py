@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
+import jax
+import optax
+
 import hdistill as hd
 
 MethodName = Literal[
@@ -18,6 +21,22 @@ MethodName = Literal[
     "rmd",
 ]
 METHODS: tuple[str, ...] = get_args(MethodName)
+
+
+def descent(problem: hd.Problem, inner_loss: Callable, rate: float) -> hd.Problem:
+    """The problem with one step of plain gradient descent for Φ, the map of N.IFT.
+
+    Args:
+      problem: Φ and L_val, from `hd.from_losses`.
+      inner_loss: its inner loss, of (params, hparams, batch).
+      rate: the learning rate.
+    """
+
+    def update(weights, hparams, batch):
+        gradient = jax.grad(inner_loss)(weights.params, hparams, batch)
+        return weights._replace(params=optax.tree.add_scale(weights.params, -rate, gradient))
+
+    return problem._replace(update=update)
 
 
 class Method(NamedTuple):
