@@ -13,6 +13,7 @@ gets the table and the plots (after Figures 3, 4, 6 and 11).
 import csv
 import dataclasses
 import functools
+import io
 import pathlib
 
 import jax
@@ -21,7 +22,7 @@ import tyro
 from tqdm import tqdm
 
 import hdistill as hd
-from experiments.common.folder import RunFolder
+from experiments.common.folder import RunFolder, write_whole
 from experiments.common.loop import NonFiniteLoss, meta_train
 from experiments.common.runs import run_seeds, spent
 from experiments.fidelity_report import STAGES, read, report
@@ -29,6 +30,7 @@ from experiments.fidelity_scenes import GAMMA, ProblemName, Scene, make_scene
 from experiments.image_protocol import PresetName
 
 GAMMAS = (0.0, 0.9, 0.99, 0.999, 0.9999)
+BY_STEP = ("cosine", "ratio", "second_order_cosine", "second_order_ratio")
 AGAIN = ("rmd", "hyperdistill", "one-step-sized")  # the reference, and what the grids hold
 
 
@@ -133,7 +135,7 @@ class Study:
         _write(folder.path / "theta.csv", ["inner_optimisation", "theta"], thetas)
         cosines = read(folder.path / f"{STAGES[1]}-cosines.csv")
         ours = [row["cosine"] for row in cosines if row["method"] == f"fitted-{GAMMA}"]
-        return folder.finish(cosine=np.mean(ours), diverged=diverged, **spent(folder))
+        return folder.finish(cosine=np.nanmean(ours), diverged=diverged, **spent(folder))
 
     def measure(self, stage: str, hparams, weights, key, path: pathlib.Path) -> None:
         """Writes STAGE-cosines.csv, -costs.csv and -samples.csv, unless they are there."""
@@ -145,20 +147,13 @@ class Study:
             found = hd.compare(scene.problem, self.contenders, *case)
             for name, fidelity in found.items():
                 theta = getattr(fidelity.theta, "theta", fidelity.theta)
-                costs.append((task, name, theta, *fidelity[-3:]))
-                cosines += [(task, name, t, *row) for t, row in enumerate(zip(*fidelity[:4]), 1)]
+                cost = fidelity.products, fidelity.seconds, fidelity.memory
+                costs.append((task, name, theta, *cost))
+                by_step = zip(*(getattr(fidelity, field) for field in BY_STEP))
+                cosines += [(task, name, t, *row) for t, row in enumerate(by_step, 1)]
             fitted = self.fit_size(*case, jax.random.key(0))[1]
             samples += [(task, s, *row) for s, row in enumerate(zip(*fitted), 1)]
-        named = [
-            "task",
-            "method",
-            "t",
-            "cosine",
-            "ratio",
-            "second_order_cosine",
-            "second_order_ratio",
-        ]
-        _write(path / f"{stage}-cosines.csv", named, cosines)
+        _write(path / f"{stage}-cosines.csv", ["task", "method", "t", *BY_STEP], cosines)
         _write(
             path / f"{stage}-costs.csv",
             ["task", "method", "theta", "products", "seconds", "memory"],
@@ -168,13 +163,13 @@ class Study:
 
 
 def _write(path: pathlib.Path, header: list[str], rows: list[tuple]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(
-            [f"{x:.6g}" if isinstance(x, np.floating | jax.Array) else x for x in row]
-            for row in rows
-        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(
+        [f"{x:.6g}" if isinstance(x, np.floating | jax.Array) else x for x in row] for row in rows
+    )
+    write_whole(path, text.getvalue())
 
 
 def main(config: Config) -> None:

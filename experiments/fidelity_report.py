@@ -71,7 +71,7 @@ def table(runs: list[Run]) -> str:
     costs = [row for run in runs for row in read(run.path / f"{STAGES[1]}-costs.csv")]
     for method in cosines[0]:
         spent = [row for row in costs if row["method"] == method]
-        means = [format_interval(x[method].mean((1, 2)).tolist(), 3) for x in cosines + second]
+        means = [format_interval(_means(x[method]), 3) for x in cosines + second]
         cells = [
             title(method),
             *means,
@@ -93,6 +93,14 @@ def table(runs: list[Run]) -> str:
 def tables(problems: dict[str, list[Run]]) -> str:
     """Markdown: the table of each problem."""
     return "\n".join(f"**{problem}**\n\n{table(runs)}" for problem, runs in problems.items())
+
+
+def _means(values: np.ndarray) -> list[float]:
+    """Means over tasks and t of each run, [runs, tasks, T] -> [runs].
+
+    Where a hypergradient is 0 its cosine is nan and left out; nan where all are.
+    """
+    return [float(np.nanmean(x)) if np.isfinite(x).any() else np.nan for x in values]
 
 
 def report(out: pathlib.Path) -> str:

@@ -158,7 +158,7 @@ def _smooth(values: np.ndarray, points: int = 25) -> np.ndarray:
 def plot_gammas(runs: Runs, path: pathlib.Path) -> None:
     """After Figure 6: HyperDistill's accuracy against γ, on a scale of 1 - γ."""
     found = {r[0].config["gamma"]: r for n, r in runs.items() if n.startswith("hyperdistill")}
-    if len(found) < 2:
+    if len(found) < 2 or not any(accuracies(group) for group in found.values()):
         return
     figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
     for part in ("test", "validation"):

@@ -223,7 +223,7 @@ def main(config: Config) -> None:
             "method": name,
             "title": available[name].title,
             "preset": config.preset,
-            "gamma": config.gamma,
+            "gamma": config.gamma if name == "hyperdistill" else None,
             "neumann": NEUMANN,
         }
         run_seeds(

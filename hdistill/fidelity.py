@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hdistill.checks import check_problem
+from hdistill.checks import check_key, check_problem
 from hdistill.hypergradient.base import Estimator, Transition
 from hdistill.hypergradient.reverse_mode import online_reverse_mode
 from hdistill.problem import PyTree, batch_stream
@@ -21,7 +22,7 @@ class Fidelity(NamedTuple):
 
     Attributes:
       cosine: cos(g_t, exact g_t) of g = g^FO + g^SO, floating [T]; nan where one of them is 0.
-      ratio: ‖g_t‖ / ‖exact g_t‖, floating [T].
+      ratio: ‖g_t‖ / ‖exact g_t‖, floating [T]; inf or nan where the exact one is 0.
       second_order_cosine: the same of g^SO alone.
       second_order_ratio: likewise.
       theta: θ that was fitted before the first step, a float (or the method's own tree of them);
@@ -74,6 +75,8 @@ def compare(
       ValueError: methods that are no estimators or are named "exact", or arguments that do not fit
         together; see `hdistill.checks`.
     """
+    if not isinstance(methods, Mapping):
+        raise ValueError(f"methods={methods!r}: expected a dict of estimators by name")
     for name, estimator in methods.items():
         if not isinstance(estimator, Estimator) or name == "exact":
             raise ValueError(
@@ -84,6 +87,7 @@ def compare(
     batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
     check_problem(problem, hparams, weights, batch, shapes(outer_batch))
     key = jax.random.key(0) if key is None else key
+    check_key(key)
     batches = jax.lax.map(batch_at, jnp.arange(horizon))
     arguments = jax.tree.map(jnp.asarray, (hparams, weights, batches, outer_batch, key))
     exact = online_reverse_mode(problem, window=horizon)
@@ -116,7 +120,10 @@ def _measure(problem, estimator, horizon, arguments):
 
 @functools.lru_cache(maxsize=64)
 def _compile(problem, estimator, horizon, leaves, structure):
-    """The program of a whole run, compiled once for tasks of the same shapes."""
+    """The program of a whole run, compiled once for tasks of the same shapes.
+
+    The last 64 programs stay in memory, with what their problems and estimators hold.
+    """
 
     def trace(hparams, weights, batches, outer_batch, key):
         batch_at = batch_stream(batches, horizon)[0]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import Signature, check_hparams, check_key, check_problem
+from hdistill.checks import Signature, check_count, check_hparams, check_key, check_problem
 from hdistill.hypergradient.base import Estimator
 from hdistill.inner_loop import LearnerInfo, advance, fit_theta, theta_before
 from hdistill.plan import Plan, draw, make_plan
@@ -83,6 +83,14 @@ def stream(
         estimator that is not online; a hyper_optimizer of another kind; from `init`, a key that is
         none and a Φ or L_val that is not one (see `hdistill.checks`).
     """
+    if not isinstance(estimator, Estimator):
+        raise ValueError(
+            f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), since a stream has "
+            "no end at which an offline method could look back"
+        )
+    steps, every = check_count("steps", steps), check_count("every", every)
+    if steps % every:
+        raise ValueError(f"every={every}: expected a divisor of steps={steps}")
     plan = make_plan(
         problem,
         estimator,
@@ -95,13 +103,6 @@ def stream(
         sample_inner,
         sample_outer,
     )
-    if not isinstance(estimator, Estimator):
-        raise ValueError(
-            f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), since a stream has "
-            "no end at which an offline method could look back"
-        )
-    if steps % every:
-        raise ValueError(f"every={every}: expected a divisor of steps={steps}")
 
     def init(key, hparams, weights, task) -> StreamState:
         check_key(key)

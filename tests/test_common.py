@@ -31,6 +31,7 @@ ONLINE = {
     "implicit": functools.partial(hd.online.implicit, solver="neumann", terms=3),
     "greedy": functools.partial(hd.online.greedy, gamma=0.8),
     "hyperdistill": functools.partial(hd.online.hyperdistill, gamma=0.8),
+    "robust_hyperdistill": hd.online.robust_hyperdistill,
     "hyperdistill fixed": functools.partial(hd.online.hyperdistill, gamma=0.8, size=1.0),
 }
 

@@ -90,6 +90,10 @@ def test_bad_methods_are_named():
         hd.compare(case.problem, {"drmad": hd.offline.drmad}, *case[1:])
     with pytest.raises(ValueError, match=r"methods\['exact'\].*another name"):
         hd.compare(case.problem, {"exact": hd.online.one_step(case.problem)}, *case[1:])
+    with pytest.raises(ValueError, match="expected a dict"):
+        hd.compare(case.problem, [hd.online.one_step(case.problem)], *case[1:])
+    with pytest.raises(ValueError, match="key=0: expected one typed key"):
+        hd.compare(case.problem, {}, *case[1:], key=0)
 
 
 def test_batches_may_be_a_function():

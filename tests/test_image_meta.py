@@ -4,13 +4,14 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import matplotlib.axes
 import numpy as np
 import pytest
 
 from experiments import image_meta
 from experiments.common.runs import Run, read_runs
-from experiments.image_protocol import PRESETS, class_images, protocol
+from experiments.image_protocol import MODELS, PRESETS, WAYS, class_images, protocol
 from experiments.image_report import gain, plot_over_training, report, table, tuned
 from hdistill.data.augment import shrink
 from hdistill.data.pool import Pool
@@ -49,6 +50,17 @@ def test_images_are_averaged_down_and_split_by_class(tmp_path):
     np.testing.assert_array_equal(found["test"][0, 1, 2, 3], np.rint(square))
     with pytest.raises(ValueError, match=r"size=12.*divisor.*32"):
         shrink(images, 12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_preset_s_images_are_large_enough_for_the_model(name):
+    for preset_name in ("smoke", "cpu", "paper"):
+        preset = protocol(preset_name, name)
+        model = MODELS[name](WAYS, preset.channels)
+        shape = 2, preset.image_size, preset.image_size, 3
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+    with pytest.raises(ValueError, match="expected at least 2x2 pixels"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 4, 4, 3)))
 
 
 def test_hyper_rate_falls_to_zero_over_the_run():

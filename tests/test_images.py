@@ -68,6 +68,15 @@ def test_corruption_replaces_labels_of_the_training_half_alone():
     assert len(set(moved.tolist())) == 10
 
 
+@pytest.mark.parametrize(
+    "arguments, words",
+    [({"ways": 11}, "ways=11: expected 1..10"), ({"ways": 2, "corruption": 2.0}, "corruption=2.0")],
+)
+def test_tasks_that_can_t_be_are_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        sample_task(jax.random.key(0), coded_images(10, 2), **arguments)
+
+
 def test_crop_and_flip_is_a_shift_of_the_padded_image():
     rng = np.random.default_rng(0)
     images = rng.integers(1, 255, (40, 8, 6, 3)).astype(np.uint8)

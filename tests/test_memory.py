@@ -69,10 +69,21 @@ def fit(problem, *arguments, **options):
         (online, hd.online.greedy),
         (online, hd.online.forward_mode),
         (online, functools.partial(hd.online.hyperdistill, gamma=0.9)),
+        (online, hd.online.robust_hyperdistill),
         (offline, hd.offline.drmad),
         (offline, fit),
     ],
-    ids=["fo", "one-step", "implicit", "greedy", "forward", "hyperdistill", "drmad", "fit_size"],
+    ids=[
+        "fo",
+        "one-step",
+        "implicit",
+        "greedy",
+        "forward",
+        "hyperdistill",
+        "robust",
+        "drmad",
+        "fit_size",
+    ],
 )
 def test_constant(measure, method):
     short, long = measure(method, 50), measure(method, 800)

@@ -112,7 +112,8 @@ def test_one_trace_for_a_whole_run():
     "arguments, words",
     [
         ({"every": 3}, "every=3: expected a divisor of steps=4"),
-        ({"steps": 0}, "horizon=0"),
+        ({"every": 8}, "every=8: expected a divisor of steps=4"),
+        ({"steps": 0}, "steps=0"),
         ({"estimator": hd.offline.drmad}, "no end"),
         ({"hyper_optimizer": 0.1}, "hyper_optimizer=0.1"),
     ],

@@ -50,7 +50,7 @@ class RunFolder:
         count = self._manager.latest_step() or 0
         kept = [row for row in self.metrics() if row["inner_optimisation"] <= count]
         lines = "".join(json.dumps(row) + "\n" for row in kept)
-        _replace(self.path / "metrics.jsonl", lines)
+        write_whole(self.path / "metrics.jsonl", lines)
         if count == 0:
             return 0, state
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state))
@@ -143,10 +143,10 @@ def _commit() -> str | None:
 
 
 def _write(path: pathlib.Path, content: dict) -> None:
-    _replace(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)

@@ -35,6 +35,8 @@ def run_seeds(
       resume: go on with what is there.
       result: the figure of the summary to tell when a run has ended.
     """
+    if any(seed < 0 for seed in seeds):
+        raise ValueError(f"seed={tuple(seeds)}: expected whole numbers >= 0")
     settings = settings | dataclasses.asdict(preset)
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     for seed in seeds:

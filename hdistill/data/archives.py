@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import urllib.error
 import urllib.request
 from typing import NamedTuple
 
@@ -74,6 +75,8 @@ def check_reachable(archive: Archive, missing: str, seconds: float = 10.0) -> No
         with urllib.request.urlopen(request, timeout=seconds):
             pass
     except OSError as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code in (405, 501):
+            return  # it answers, though not this question
         raise FileNotFoundError(
             f"{missing}, and the download does not answer ({error}); expected {archive}"
         ) from error

@@ -14,9 +14,11 @@ def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
       pixels: uint8 [..., H, H, 3].
       size: the new height, a divisor of H.
     """
-    height = pixels.shape[-3]
-    if height % size:
-        raise ValueError(f"size={size}: expected a divisor of the images' height, {height}")
+    height, width = pixels.shape[-3:-1]
+    if size < 1 or height % size or width != height:
+        raise ValueError(
+            f"size={size}: expected a divisor of the images' height and width, {height} and {width}"
+        )
     if height == size:
         return pixels
     step = height // size

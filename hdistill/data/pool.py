@@ -126,9 +126,18 @@ def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask
     Returns:
       An `ImageTask`, each half with ways · per class / 2 examples in random order. No image is in
       both.
+
+    Raises:
+      ValueError: images of another shape, more ways than classes, or a corruption outside [0, 1].
     """
     images = jnp.asarray(images)
+    if images.ndim != 5:
+        raise ValueError(f"images: shape {images.shape}; expected [classes, per class, H, W, 3]")
     classes, per_class = images.shape[:2]
+    if not 1 <= ways <= classes:
+        raise ValueError(f"ways={ways}: expected 1..{classes}, the number of classes")
+    if not 0 <= corruption <= 1:
+        raise ValueError(f"corruption={corruption}: expected a probability")
     class_key, order_key, corrupt_key, label_key = jax.random.split(key, 4)
     chosen = jax.random.permutation(class_key, classes)[:ways]
     order = jax.random.permutation(order_key, ways * per_class)

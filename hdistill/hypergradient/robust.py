@@ -16,6 +16,7 @@ from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import scale
 
 MEMORY = 0.65  # ρ
+NEGLIGIBLE = 1e-3  # a ‖g^FO‖ below this share of ‖g^SO‖ says nothing of how long g^SO may be
 
 
 class RobustSize(NamedTuple):
@@ -49,19 +50,21 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         u_t = θ m_t
         g_t = g_t^FO + u_t · min(1, κ ‖g_t^FO‖ / ‖u_t‖), and g_t^FO where ‖u_t‖ overflows
 
-    with κ = `trust`. Where g_t^FO is zero (MetaWeightNet), κ times the root mean square of ‖g_s^SO‖
-    in the last fit takes the place of κ ‖g_t^FO‖. The sums are over the steps at which λ moves; a
-    v_i that overflows is left out. One product a step, memory constant in T (one more λ than
-    `hyperdistill`'s state, one batch less), and a fit costs what `fit_size` costs.
+    with κ = `trust`. Where ‖g_t^FO‖ is zero (MetaWeightNet), or below a thousandth of the root mean
+    square of ‖g_s^SO‖ in the last fit, the latter takes its place. The sums are over the steps at
+    which λ moves (in the fit over all steps); a v_i that overflows is left out. One product a step,
+    memory constant in T (one more λ than `hyperdistill`'s state, one batch less), and a fit costs
+    what `fit_size` costs. Early on λ moves far, so that the studies fit before inner optimisations
+    1, 2, 4, 8, ...: `hd.learner(..., fit_period=lambda m: m & (m - 1) == 0)`.
 
-    Warning: this departs from the paper, on purpose, five times. There u_t = θ S_t v_t, and v_t is
+    Warning: this departs from the paper, on purpose, four times. There u_t = θ S_t v_t, and v_t is
     taken at D*_t: a mean over products at fresh batches sees more examples than one product at a
     mixture of as many batches, for the same price. The bound is not in the paper; there one θ
     serves all horizons and many inner optimisations, overshoots, and the sinusoid study diverges. θ
     is fitted to norms, θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖², and is zero where Σ m_sᵀ g_s^SO <= 0 or a sum
     overflows: least squares shrinks the term by its cosine to the exact one, task by task, and the
-    sinusoid study does worse with it. And γ has a default, 0.6; it, ρ and κ = 0.7 were chosen on
-    the sinusoid study and on WarpGrad's cosines (RESULTS.md).
+    sinusoid study does worse with it. γ, ρ and κ were chosen on the sinusoid study and on
+    WarpGrad's cosines (RESULTS.md).
 
     Args:
       problem: Φ and L_val.
@@ -118,8 +121,10 @@ def _extend_if_finite(average: Average, x) -> Average:
 
 def _bound(found: Hypergradient, trust, limit) -> Hypergradient:
     """The second-order term cut to `trust` times the first-order one's norm, or times `limit`."""
+    fitted = jnp.isfinite(limit)
     first, second = optax.tree.norm(found.first_order), optax.tree.norm(found.second_order)
-    longest = trust * jnp.where(first > 0, first, limit)
+    negligible = first <= NEGLIGIBLE * jnp.where(fitted, limit, 0)
+    longest = trust * jnp.where(negligible, limit, first)
     factor = jnp.where(second > longest, longest / jnp.where(second > 0, second, 1), 1)
     bounded = scale(factor, found.second_order)
     # A term that overflows says nothing, and 0 · ∞ is no number.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import check_gamma
+from hdistill.checks import check_gamma, check_key
 from hdistill.hypergradient.average import empty, extend
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.base import Fit, open_offline
@@ -48,7 +48,7 @@ def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9,
       weights: w_0, a pytree.
       batches: stacked [T, ...], or a function t -> batch (t = 0..T-1) with `horizon`.
       outer_batch: the batch of L_val.
-      key: PRNG key, for D*.
+      key: typed PRNG key, for D*.
       gamma: γ in [0, 1], as the estimator's.
       horizon: T, where `batches` does not tell it.
 
@@ -56,10 +56,11 @@ def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9,
       (theta, samples): a floating scalar and `SizeSamples`. θ is 0 where every v_s is.
 
     Raises:
-      ValueError: γ outside [0, 1], batches whose leading axes differ, or arguments that do not fit
-        together; see `hdistill.checks`.
+      ValueError: γ outside [0, 1], a key that is none, batches whose leading axes differ, or
+        arguments that do not fit together; see `hdistill.checks`.
     """
     gamma = check_gamma(gamma)
+    check_key(key)
     batch_at, horizon = open_offline(
         problem, hparams, weights, batches, outer_batch, horizon, 1, "fit_size"
     )

@@ -27,8 +27,14 @@ def conv3x3(x, kernel):
 
 
 def max_pool2x2(x):
-    """2x2 max pooling, stride 2; an odd last row or column is dropped. [B, H, W, C]."""
+    """2x2 max pooling, stride 2; an odd last row or column is dropped. [B, H, W, C].
+
+    Raises:
+      ValueError: H or W below 2: the images are too small for so many layers.
+    """
     batch, height, width, channels = x.shape
+    if height < 2 or width < 2:
+        raise ValueError(f"x has shape {x.shape}: expected at least 2x2 pixels; larger images")
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
 
