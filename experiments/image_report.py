@@ -184,7 +184,8 @@ def plot_products(runs: Runs, path: pathlib.Path) -> None:
     for colour, found in enumerate(runs.values()):
         mean, half = mean_interval(list(accuracies(found).values()))
         label = found[0].config["title"]
-        axis.errorbar(products(found), mean, half, fmt=f"C{colour}o", capsize=3, label=label)
+        fmt = f"C{colour}{'os'[colour // 10 % 2]}"  # the colours start again after ten
+        axis.errorbar(products(found), mean, half, fmt=fmt, capsize=3, label=label)
     axis.set_xscale("symlog", linthresh=10)
     axis.set(
         xlabel="Jacobian products for each inner optimisation",
