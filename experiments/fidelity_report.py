@@ -122,8 +122,8 @@ def plot_cosines(runs: list[Run], path: pathlib.Path) -> None:
         grid = [m for m in series(runs, stage, "cosine") if m.startswith("eq7")]
         for axis, field, methods, name in (
             (row[0], "cosine", SHOWN, "(a) g"),
-            (row[1], "second_order_cosine", SHOWN[1:], "(b) g$^{SO}$"),
-            (row[2], "second_order_cosine", grid, "(c) g$^{SO}$ of Eq. 7, A = γI"),
+            (row[1], "second_order_cosine", SHOWN, "(b) g$^{SO}$"),
+            (row[2], "second_order_cosine", grid, "(c) Eq. 7"),
         ):
             _draw(axis, series(runs, stage, field), methods)
             axis.set(title=f"{name}, {_stage(runs, stage)}", ylabel="cosine to exact RMD")
