@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import optax
 
+from hdistill.checks import check_positive
 from hdistill.problem import InnerState
 from hdistill.products import outer_pullback
 from hdistill.tree import split
@@ -27,7 +28,12 @@ class Initialization(NamedTuple):
 
 
 def reptile(learning_rate: float = 1.0) -> Initialization:
-    """φ ← φ + learning_rate · mean over tasks of (w_T - φ) (Nichol et al. 2018)."""
+    """φ ← φ + learning_rate · mean over tasks of (w_T - φ) (Nichol et al. 2018).
+
+    Raises:
+      ValueError: a learning rate that is no positive number.
+    """
+    check_positive("learning_rate", learning_rate)
 
     def gradient(problem, initial, final, hparams, outer_batch):
         return optax.tree.sub(params_of(initial), params_of(final))
@@ -40,8 +46,12 @@ def fomaml(optimizer: optax.GradientTransformation | float) -> Initialization:
 
     Args:
       optimizer: optax transformation for φ, or the learning rate of plain SGD.
+
+    Raises:
+      ValueError: neither.
     """
     if not isinstance(optimizer, optax.GradientTransformation):
+        check_positive("optimizer", optimizer)
         optimizer = optax.sgd(optimizer)
 
     def gradient(problem, initial, final, hparams, outer_batch):

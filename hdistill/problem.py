@@ -57,7 +57,12 @@ def from_losses(
     Warning: Adam and its kin divide by √v, whose derivative is infinite at v = 0: where an entry of
     the gradient has been exactly 0 since the start (a dead ReLU, an unused embedding) every exact
     method is nan, as `jax.grad` is. Give them `eps_root`, as `optax.adam(1e-3, eps_root=1e-8)`.
+
+    Raises:
+      ValueError: an optimizer of another kind.
     """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"optimizer={optimizer!r}: expected an optax transformation")
 
     def update(weights: InnerState, hparams: PyTree, batch: PyTree) -> InnerState:
         if not isinstance(weights, InnerState):

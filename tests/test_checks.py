@@ -193,3 +193,12 @@ def test_key(key):
     case = quadratic()
     with raises("key=", "typed key"):
         build(case).init(key, case.hparams, case.weights)
+
+
+def test_optimizers_and_rates_that_are_none():
+    with raises("optimizer=0.1", "optax transformation"):
+        hd.from_losses(lambda *_: 0.0, lambda *_: 0.0, 0.1)
+    for build_rule, name in ((hd.reptile, "learning_rate"), (hd.fomaml, "optimizer")):
+        for value in ("a", None, 0.0, True):
+            with raises(f"{name}={value!r}", "finite number > 0"):
+                build_rule(value)

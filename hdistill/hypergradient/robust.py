@@ -1,13 +1,12 @@
 """HyperDistill with a second-order term that can't run away: a mean, a size and a bound."""
 
-import numbers
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import Signature, check_gamma
+from hdistill.checks import Signature, check_gamma, check_positive
 from hdistill.hypergradient.average import Average, empty, extend
 from hdistill.hypergradient.base import Estimator, Fit, Hypergradient, make_estimator
 from hdistill.hypergradient.distill import mix_weights
@@ -75,9 +74,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
       ValueError: γ outside [0, 1], κ not positive and finite.
     """
     gamma = check_gamma(gamma)
-    real = isinstance(trust, numbers.Real) and not isinstance(trust, bool)
-    if not real or not 0 < trust < float("inf"):
-        raise ValueError(f"trust={trust!r}: expected a finite number > 0")
+    check_positive("trust", trust)
 
     def init(signature, weights, hparams, batch):
         return RobustState(
