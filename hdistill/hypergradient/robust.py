@@ -58,12 +58,12 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
 
     Warning: this departs from the paper, on purpose, four times. There u_t = θ S_t v_t, and v_t is
     taken at D*_t: a mean over products at fresh batches sees more examples than one product at a
-    mixture of as many batches, for the same price. The bound is not in the paper; there one θ
-    serves all horizons and many inner optimisations, overshoots, and the sinusoid study diverges. θ
-    is fitted to norms, θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖², and is zero where Σ m_sᵀ g_s^SO <= 0 or a sum
-    overflows: least squares shrinks the term by its cosine to the exact one, task by task, and the
-    sinusoid study does worse with it. γ, ρ and κ were chosen on the sinusoid study and on
-    WarpGrad's cosines (RESULTS.md).
+    mixture of as many batches, for the same price. The bound is not in the paper; without it some
+    of literal HyperDistill's runs of the sinusoid study end not finite. θ is fitted to norms,
+    θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖², and is zero where Σ m_sᵀ g_s^SO <= 0 or a sum overflows: least
+    squares shrinks the term by its cosine to the exact one, task by task, and the sinusoid study
+    does worse with it. γ, ρ and κ were chosen on the sinusoid study and on WarpGrad's cosines
+    (RESULTS.md).
 
     Args:
       problem: Φ and L_val.
