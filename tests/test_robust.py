@@ -35,9 +35,13 @@ def by_hand(trust):
     squares = np.sum(exact**2)
     last = means([s * alphas[-1] @ effect for s in sums])
     theta = np.sqrt(squares / np.sum(np.square(last)))
-    terms = theta * means([s * alpha @ effect for s, alpha in zip(sums, alphas)])
-    longest = trust * np.linalg.norm(h)  # g^FO = λ
-    cut = [u * min(1, longest / np.linalg.norm(u)) for u in terms]
+    products = [s * alpha @ effect for s, alpha in zip(sums, alphas)]
+    averages, lengths = means(products), means([np.linalg.norm(x) for x in products])
+    cut = []
+    for t, (m, length) in enumerate(zip(averages, lengths), 1):
+        u = min(theta, t * (t + 1) / 2 / sums[t - 1]) * m
+        longest = trust * (np.linalg.norm(m) / length) ** 2 * np.linalg.norm(h)  # g^FO = λ
+        cut.append(u * min(1, longest / np.linalg.norm(u)))
     return np.array(cut), theta, np.sqrt(squares / HORIZON)
 
 

@@ -1,4 +1,4 @@
-"""HyperDistill with a second-order term that can't run away: a mean, a size and a bound."""
+"""HyperDistill with a second-order term that can't run away: a mean, a size and two bounds."""
 
 from typing import NamedTuple
 
@@ -38,32 +38,45 @@ class RobustState(NamedTuple):
     theta: RobustSize
     weights: object  # w*_t, of the structure of w
     decay_sum: jax.Array  # S_t, floating []
+    steps: jax.Array  # t, int32 []
     average: Average  # m_t
+    length: Average  # the same mean of ‖S_i v_i‖, floating []
 
 
-def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.7) -> Estimator:
+def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.9) -> Estimator:
     """HyperDistill whose second-order term is averaged, and shorter than the first-order one.
 
         v_t = α_t ∂Φ(w*_t, λ; D_t)/∂λ                             (w* and S of `hyperdistill`)
         m_t = Σ_i ρ^(t-i) S_i v_i / Σ_i ρ^(t-i), ρ = 0.65
-        u_t = θ m_t
-        g_t = g_t^FO + u_t · min(1, κ ‖g_t^FO‖ / ‖u_t‖), and g_t^FO where ‖u_t‖ overflows
+        R_t = ‖m_t‖ / (Σ_i ρ^(t-i) ‖S_i v_i‖ / Σ_i ρ^(t-i))
+        u_t = min(θ, t (t+1) / (2 S_t)) m_t
+        g_t = g_t^FO + u_t · min(1, κ R_t² ‖g_t^FO‖ / ‖u_t‖), and g_t^FO where ‖u_t‖ overflows
 
-    with κ = `trust`. Where ‖g_t^FO‖ is zero (MetaWeightNet), or below a thousandth of the root mean
-    square of ‖g_s^SO‖ in the last fit, the latter takes its place. The sums are over the steps at
-    which λ moves (in the fit over all steps); a v_i that overflows is left out. One product a step,
-    memory constant in T (one more λ than `hyperdistill`'s state, one batch less), and a fit costs
-    what `fit_size` costs. Early on λ moves far, so that the studies fit before inner optimisations
-    1, 2, 4, 8, ...: `hd.learner(..., fit_period=lambda m: m & (m - 1) == 0)`.
+    with κ = `trust`. R, the mean resultant length of directional statistics, is 1 where all
+    products point one way and small where they are noise: the term is trusted as far as its
+    products agree. t (t+1) / 2 is how many one-step terms g_t^SO sums where curvature damps none
+    and momentum forgets nothing, since step i then moves w again in each step up to t; at t = 1,
+    where one product is all there is, no θ makes the term longer than it. Where ‖g_t^FO‖ is zero
+    (MetaWeightNet), or below a thousandth of the root mean square of ‖g_s^SO‖ in the last fit, the
+    latter takes its place.
 
-    Warning: this departs from the paper, on purpose, four times. There u_t = θ S_t v_t, and v_t is
+    The means are over the steps at which λ moves (in the fit over all steps); a v_i that overflows
+    is left out. One product a step, memory constant in T (one more λ than `hyperdistill`'s state,
+    one batch less), and a fit costs what `fit_size` costs. Early on λ moves far, so that the
+    studies fit before inner optimisations 1, 2, 4, 8, ...:
+    `hd.learner(..., fit_period=lambda m: m & (m - 1) == 0)`.
+
+    Warning: this departs from the paper, on purpose, five times. There u_t = θ S_t v_t, and v_t is
     taken at D*_t: a mean over products at fresh batches sees more examples than one product at a
-    mixture of as many batches, for the same price. The bound is not in the paper; without it some
-    of literal HyperDistill's runs of the sinusoid study end not finite. θ is fitted to norms,
-    θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖², and is zero where Σ m_sᵀ g_s^SO <= 0 or a sum overflows: least
-    squares shrinks the term by its cosine to the exact one, task by task, and the sinusoid study
-    does worse with it. γ, ρ and κ were chosen on the sinusoid study and on WarpGrad's cosines
+    mixture of as many batches, for the same price. Neither bound is in the paper; without the one
+    on ‖u_t‖ some of literal HyperDistill's runs of the sinusoid study end not finite. θ is fitted
+    to norms, θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖², and is zero where Σ m_sᵀ g_s^SO <= 0 or a sum overflows:
+    least squares shrinks the term by its cosine to the exact one, task by task, and the sinusoid
+    study does worse with it. γ, ρ and κ were chosen on the sinusoid study and on WarpGrad's cosines
     (RESULTS.md).
+
+    References:
+      Mardia and Jupp, "Directional Statistics", 2000, for R.
 
     Args:
       problem: Φ and L_val.
@@ -83,23 +96,24 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
             theta=RobustSize(jnp.ones(()), jnp.full((), jnp.inf)),
             weights=jax.tree.map(jnp.asarray, weights),
             decay_sum=jnp.zeros(()),
+            steps=jnp.zeros((), jnp.int32),
             average=empty(hparams),
+            length=empty(jnp.zeros(())),
         )
 
     def observe(state, transition, key):
         weights, _, decay_sum = mix_weights(
             gamma, state.decay_sum, state.weights, transition.previous
         )
-        return state._replace(weights=weights, decay_sum=decay_sum)
+        return state._replace(weights=weights, decay_sum=decay_sum, steps=state.steps + 1)
 
     def estimate(state, transition):
         _, current, hparams, batch, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         v = hparams_pullback(problem, state.weights, hparams, batch, alpha)
-        average = _extend_if_finite(state.average, scale(state.decay_sum, v))
-        found = Hypergradient(first_order, scale(state.theta.theta, average.mean))
-        state = state._replace(products=state.products + 1, average=average)
-        return _bound(found, trust, state.theta.limit), state
+        state = _remember(state._replace(products=state.products + 1), scale(state.decay_sum, v))
+        found = Hypergradient(first_order, scale(_size(state), state.average.mean))
+        return _bound(found, trust * _agreement(state) ** 2, state.theta.limit), state
 
     def measure(*arguments):
         x, y, norm = measure_sizes(problem, gamma, *arguments, memory=MEMORY)
@@ -109,11 +123,26 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     return make_estimator(problem, 1, "robust_hyperdistill", init, observe, estimate, fit)
 
 
-def _extend_if_finite(average: Average, x) -> Average:
-    usable = jnp.isfinite(optax.tree.norm(x))
-    return jax.tree.map(
-        lambda new, old: jnp.where(usable, new, old), extend(average, x, MEMORY), average
-    )
+def _remember(state: RobustState, product) -> RobustState:
+    """With one more S_i v_i in both means, unless it overflows."""
+    norm = optax.tree.norm(product)
+    old = state.average, state.length
+    new = extend(state.average, product, MEMORY), extend(state.length, norm, MEMORY)
+    usable = jnp.isfinite(norm)
+    average, length = jax.tree.map(lambda x, y: jnp.where(usable, x, y), new, old)
+    return state._replace(average=average, length=length)
+
+
+def _size(state: RobustState):
+    """min(θ, t (t+1) / (2 S_t)); in floating point, for t² outgrows int32 on endless streams."""
+    t = state.steps.astype(state.decay_sum.dtype)
+    return jnp.minimum(state.theta.theta, t * (t + 1) / (2 * state.decay_sum))
+
+
+def _agreement(state: RobustState):
+    """R_t, 0 where all products are."""
+    length = jnp.asarray(state.length.mean)
+    return optax.tree.norm(state.average.mean) / jnp.where(length > 0, length, 1)
 
 
 def _bound(found: Hypergradient, trust, limit) -> Hypergradient:
