@@ -108,6 +108,22 @@ def test_the_product_is_at_the_mean_of_weights_and_the_batch_of_the_step():
     assert_close(np.array(found), means(terms), 1e-12)
 
 
+def test_the_longest_term_counts_the_steps_at_which_the_hparams_rest():
+    case = quadratic("sgd", horizon=HORIZON)
+    estimator = hd.online.robust_hyperdistill(case.problem, gamma=0.0, trust=1e9)
+    one_step = hd.online.one_step(case.problem)
+    state = estimator.init(case.weights, case.hparams, case.batches[0])
+    state = state._replace(theta=RobustSize(jnp.asarray(1e6), jnp.asarray(jnp.inf)))
+    transition = hd.Transition(
+        case.weights, case.weights, case.hparams, case.batches[0], case.outer_batch
+    )
+    one, _ = one_step.step(one_step.init(*transition[1:4]), transition, None)
+    for longest in (3, 10):  # t (t+1) / 2 at t = 2 and t = 4
+        state = estimator.observe(state, transition, jax.random.key(0))
+        found, state = estimator.step(state, transition, jax.random.key(0))
+        assert_close(found.second_order, longest * one.second_order, 1e-12)
+
+
 @pytest.mark.parametrize("prior", [0.0, 1e-9])
 def test_where_the_first_order_term_is_negligible_the_last_fit_is_the_bound(prior):
     case = quadratic("sgd", horizon=HORIZON)
