@@ -108,20 +108,74 @@ def test_the_product_is_at_the_mean_of_weights_and_the_batch_of_the_step():
     assert_close(np.array(found), means(terms), 1e-12)
 
 
-def test_the_longest_term_counts_the_steps_at_which_the_hparams_rest():
+def at_rest(trust=1e9, theta=1e6, limit=jnp.inf, outer_loss=None):
+    """(estimator, state, transition, v): on the quadratic, the same transition again and again."""
     case = quadratic("sgd", horizon=HORIZON)
-    estimator = hd.online.robust_hyperdistill(case.problem, gamma=0.0, trust=1e9)
-    one_step = hd.online.one_step(case.problem)
+    problem = case.problem
+    if outer_loss is not None:
+        problem = problem._replace(outer_loss=outer_loss)
+    estimator = hd.online.robust_hyperdistill(problem, gamma=GAMMA, trust=trust)
     state = estimator.init(case.weights, case.hparams, case.batches[0])
-    state = state._replace(theta=RobustSize(jnp.asarray(1e6), jnp.asarray(jnp.inf)))
+    state = state._replace(theta=RobustSize(jnp.asarray(theta), jnp.asarray(limit)))
     transition = hd.Transition(
         case.weights, case.weights, case.hparams, case.batches[0], case.outer_batch
     )
-    one, _ = one_step.step(one_step.init(*transition[1:4]), transition, None)
-    for longest in (3, 10):  # t (t+1) / 2 at t = 2 and t = 4
+    one_step = hd.online.one_step(problem)
+    v, _ = one_step.step(one_step.init(*transition[1:4]), transition, None)
+    return estimator, state, transition, v.second_order
+
+
+def test_the_longest_term_counts_the_steps_at_which_the_hparams_rest():
+    estimator, state, transition, v = at_rest()
+    sums = [sum(GAMMA**k for k in range(t)) for t in range(1, 5)]
+    moments = {2: sums[1], 4: (0.65 * sums[1] + sums[3]) / 1.65}  # m_t / v
+    for t, moment in moments.items():
         state = estimator.observe(state, transition, jax.random.key(0))
         found, state = estimator.step(state, transition, jax.random.key(0))
-        assert_close(found.second_order, longest * one.second_order, 1e-12)
+        assert_close(found.second_order, t * (t + 1) / 2 / sums[t - 1] * moment * v, 1e-12)
+
+
+def test_the_longest_term_does_not_overflow_on_an_endless_stream():
+    estimator, state, transition, v = at_rest(trust=1e30, theta=1e30)
+    state = state._replace(steps=jnp.asarray(99_999, jnp.int32))
+    found, _ = estimator.step(state, transition, jax.random.key(0))
+    assert_close(found.second_order, 100_000 * 100_001 / 2 * v, 1e-12)
+
+
+@pytest.mark.parametrize("share, usable", [(0.1, True), (0.9, False)])
+def test_a_term_that_overflows_leaves_the_first_order_one(share, usable):
+    def outer_loss(size, w, h, _):
+        return size * jnp.sum(w.params) + 0.5 * jnp.sum(h**2)
+
+    unit = at_rest(outer_loss=functools.partial(outer_loss, 1.0))[-1]
+    largest = np.sqrt(np.finfo(np.float64).max)  # norm: its square is the largest number
+    size = share * largest / np.linalg.norm(unit)
+    estimator, state, transition, _ = at_rest(outer_loss=functools.partial(outer_loss, size))
+    state = state._replace(steps=jnp.asarray(1, jnp.int32))  # up to three products long
+    found, _ = estimator.step(state, transition, jax.random.key(0))
+    assert np.isfinite(found.second_order).all()
+    assert (np.abs(found.second_order).max() > 0) == usable
+    assert_close(found.first_order, transition.hparams, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "statistics, theta",
+    [((-1.0, 4.0, 9.0), 0.0), ((1.0, 4.0, jnp.inf), 0.0), ((0.0, 0.0, 9.0), 0.0), ((1, 4, 9), 1.5)],
+)
+def test_theta_is_zero_where_the_fit_says_nothing(statistics, theta):
+    estimator = at_rest()[0]
+    assert estimator.fit.solve(tuple(jnp.asarray(x, float) for x in statistics)).theta == theta
+
+
+@pytest.mark.parametrize("ratio, times", [(1.1e-3, 1.1e-3), (0.9e-3, 1.0)])
+def test_a_thousandth_of_the_last_fit_is_where_the_bound_changes(ratio, times):
+    def outer_loss(w, h, v):
+        return 0.5 * jnp.sum((w.params - v.mean(0)) ** 2) + ratio * jnp.vdot(h, jnp.eye(h.size)[0])
+
+    estimator, state, transition, v = at_rest(0.5, 1e6, 1.0, outer_loss)
+    state = state._replace(steps=jnp.asarray(9_999, jnp.int32))  # the other bound is far
+    found, _ = estimator.step(state, transition, jax.random.key(0))
+    assert_close(found.second_order, 0.5 * times * v / np.linalg.norm(v), 1e-12)
 
 
 @pytest.mark.parametrize("prior", [0.0, 1e-9])
@@ -148,21 +202,32 @@ def test_where_the_first_order_term_is_negligible_the_last_fit_is_the_bound(prio
     assert_close(after.second_order, 0.05 * literal.second_order, 1e-12)
 
 
-def test_a_direction_that_overflows_is_left_out_of_the_mean():
+@pytest.mark.parametrize("trust", [1e-3, 1e9])
+def test_a_product_that_overflows_is_left_out_of_the_means(trust):
     case = quadratic("sgd", horizon=HORIZON)
-    estimator = hd.online.robust_hyperdistill(case.problem, gamma=0.0, trust=1e9)
+    estimator = hd.online.robust_hyperdistill(case.problem, gamma=0.0, trust=trust)
+    one_step = hd.online.one_step(case.problem)
     state = estimator.init(case.weights, case.hparams, case.batches[0])
-    found = []
-    for outer in (1.0, jnp.inf, 1.0):
+    found, products = [], []
+    for outer in (1.0, jnp.inf, -3.0):
         outer_batch = outer * case.outer_batch
         transition = hd.Transition(
             case.weights, case.weights, case.hparams, case.batches[0], outer_batch
         )
         hyper, state = estimator.step(state, transition, jax.random.key(0))
         found.append(hyper.second_order)
-    assert np.abs(found[0]).max() > 0
-    assert_close(found[1], found[0], 1e-12)
-    assert_close(found[2], found[0], 1e-12)
+        v, _ = one_step.step(one_step.init(*transition[1:4]), transition, None)
+        products.append(v.second_order)
+    first, last = products[0], products[2]
+    mean = (0.65 * first + last) / 1.65
+    length = (0.65 * np.linalg.norm(first) + np.linalg.norm(last)) / 1.65
+    for u, m, agreement in (
+        (found[0], first, 1),
+        (found[1], first, 1),
+        (found[2], mean, np.linalg.norm(mean) / length),
+    ):
+        longest = trust * agreement**2 * np.linalg.norm(case.hparams)  # g^FO = λ
+        assert_close(u, m * min(1, longest / np.linalg.norm(m)), 1e-12)
 
 
 @pytest.mark.parametrize("trust", [0, -1.0, float("inf"), float("nan"), "1", True])

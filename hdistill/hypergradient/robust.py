@@ -44,7 +44,7 @@ class RobustState(NamedTuple):
 
 
 def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.9) -> Estimator:
-    """HyperDistill whose second-order term is averaged, and shorter than the first-order one.
+    """HyperDistill whose second-order term is averaged and bounded.
 
         v_t = α_t ∂Φ(w*_t, λ; D_t)/∂λ                             (w* and S of `hyperdistill`)
         m_t = Σ_i ρ^(t-i) S_i v_i / Σ_i ρ^(t-i), ρ = 0.65
@@ -52,13 +52,13 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         u_t = min(θ, t (t+1) / (2 S_t)) m_t
         g_t = g_t^FO + u_t · min(1, κ R_t² ‖g_t^FO‖ / ‖u_t‖), and g_t^FO where ‖u_t‖ overflows
 
-    with κ = `trust`. R, the mean resultant length of directional statistics, is 1 where all
-    products point one way and small where they are noise: the term is trusted as far as its
-    products agree. t (t+1) / 2 is how many one-step terms g_t^SO sums where curvature damps none
-    and momentum forgets nothing, since step i then moves w again in each step up to t; at t = 1,
-    where one product is all there is, no θ makes the term longer than it. Where ‖g_t^FO‖ is zero
-    (MetaWeightNet), or below a thousandth of the root mean square of ‖g_s^SO‖ in the last fit, the
-    latter takes its place.
+    with κ = `trust`. R is the resultant length of directional statistics, weighted by length: 1 for
+    one product or for many that point one way, about 0.46 for many that are noise. So the term is
+    trusted as far as its products agree. Without curvature, and with momentum that forgets nothing,
+    step i moves w again in each of the steps i..t, so that g_t^SO is t (t+1) / 2 one-step terms;
+    no θ makes u_t longer than that. (At t = 1 the one product is g^SO itself.) Where ‖g_t^FO‖ is
+    zero (MetaWeightNet), or below a thousandth of the root mean square of ‖g_s^SO‖ in the last fit,
+    the latter takes its place; before a fit nothing does.
 
     The means are over the steps at which λ moves (in the fit over all steps); a v_i that overflows
     is left out. One product a step, memory constant in T (one more λ than `hyperdistill`'s state,
@@ -69,11 +69,11 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     Warning: this departs from the paper, on purpose, five times. There u_t = θ S_t v_t, and v_t is
     taken at D*_t: a mean over products at fresh batches sees more examples than one product at a
     mixture of as many batches, for the same price. Neither bound is in the paper; without the one
-    on ‖u_t‖ some of literal HyperDistill's runs of the sinusoid study end not finite. θ is fitted
-    to norms, θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖², and is zero where Σ m_sᵀ g_s^SO <= 0 or a sum overflows:
-    least squares shrinks the term by its cosine to the exact one, task by task, and the sinusoid
-    study does worse with it. γ, ρ and κ were chosen on the sinusoid study and on WarpGrad's cosines
-    (RESULTS.md).
+    by ‖g_t^FO‖ some of literal HyperDistill's runs of the sinusoid study end not finite. θ is
+    fitted to norms, θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖² over all tasks, and is zero where
+    Σ m_sᵀ g_s^SO <= 0 or a sum overflows: least squares shrinks the term by its cosine to the exact
+    one, and the sinusoid study does worse with it. γ, ρ and κ were chosen on the sinusoid study and
+    on WarpGrad's cosines (RESULTS.md).
 
     References:
       Mardia and Jupp, "Directional Statistics", 2000, for R.
@@ -88,6 +88,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     """
     gamma = check_gamma(gamma)
     check_positive("trust", trust)
+    trust = float(trust)
 
     def init(signature, weights, hparams, batch):
         return RobustState(
