@@ -142,10 +142,11 @@ def test_the_longest_term_does_not_overflow_on_an_endless_stream():
     assert_close(found.second_order, 100_000 * 100_001 / 2 * v, 1e-12)
 
 
+@pytest.mark.parametrize("prior", [0.0, 0.5])
 @pytest.mark.parametrize("share, usable", [(0.1, True), (0.9, False)])
-def test_a_term_that_overflows_leaves_the_first_order_one(share, usable):
+def test_a_term_that_overflows_leaves_the_first_order_one(share, usable, prior):
     def outer_loss(size, w, h, _):
-        return size * jnp.sum(w.params) + 0.5 * jnp.sum(h**2)
+        return size * jnp.sum(w.params) + prior * jnp.sum(h**2)
 
     unit = at_rest(outer_loss=functools.partial(outer_loss, 1.0))[-1]
     largest = np.sqrt(np.finfo(np.float64).max)  # norm: its square is the largest number
@@ -155,7 +156,7 @@ def test_a_term_that_overflows_leaves_the_first_order_one(share, usable):
     found, _ = estimator.step(state, transition, jax.random.key(0))
     assert np.isfinite(found.second_order).all()
     assert (np.abs(found.second_order).max() > 0) == usable
-    assert_close(found.first_order, transition.hparams, 1e-12)
+    assert_close(found.first_order, 2 * prior * transition.hparams, 1e-12)
 
 
 @pytest.mark.parametrize(

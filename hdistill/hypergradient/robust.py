@@ -154,7 +154,7 @@ def _bound(found: Hypergradient, trust, limit) -> Hypergradient:
     longest = trust * jnp.where(negligible, limit, first)
     factor = jnp.where(second > longest, longest / jnp.where(second > 0, second, 1), 1)
     bounded = scale(factor, found.second_order)
-    # A term that overflows says nothing, and 0 · ∞ is no number.
+    # A term that overflows says nothing, and where `longest` is infinite nothing has cut it.
     usable = jnp.isfinite(second)
     return found._replace(
         second_order=jax.tree.map(lambda x: jnp.where(usable, x, jnp.zeros_like(x)), bounded)
