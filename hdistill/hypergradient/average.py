@@ -13,7 +13,7 @@ class Average(NamedTuple):
     """m_t = Σ_i ρ^(t-i) x_i / Σ_i ρ^(t-i).
 
     Attributes:
-      mean: m_t, of the structure of λ.
+      mean: m_t, of the structure of x.
       weight: Σ_i ρ^(t-i), floating [].
     """
 
@@ -21,9 +21,9 @@ class Average(NamedTuple):
     weight: jax.Array
 
 
-def empty(hparams) -> Average:
+def empty(like) -> Average:
     """Before the first x."""
-    return Average(optax.tree.zeros_like(hparams), jnp.zeros(()))
+    return Average(optax.tree.zeros_like(like), jnp.zeros(()))
 
 
 def extend(average: Average, x, memory: float) -> Average:

@@ -39,8 +39,7 @@ class RobustState(NamedTuple):
     weights: object  # w*_t, of the structure of w
     decay_sum: jax.Array  # S_t, floating []
     steps: jax.Array  # t, int32 []
-    average: Average  # m_t
-    length: Average  # the same mean of ‖S_i v_i‖, floating []
+    average: Average  # m_t, and the same mean of ‖S_i v_i‖
 
 
 def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.9) -> Estimator:
@@ -98,8 +97,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
             weights=jax.tree.map(jnp.asarray, weights),
             decay_sum=jnp.zeros(()),
             steps=jnp.zeros((), jnp.int32),
-            average=empty(hparams),
-            length=empty(jnp.zeros(())),
+            average=empty((hparams, jnp.zeros(()))),
         )
 
     def observe(state, transition, key):
@@ -113,8 +111,10 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         v = hparams_pullback(problem, state.weights, hparams, batch, alpha)
         state = _remember(state._replace(products=state.products + 1), scale(state.decay_sum, v))
-        found = Hypergradient(first_order, scale(_size(state), state.average.mean))
-        return _bound(found, trust * _agreement(state) ** 2, state.theta.limit), state
+        mean, length = state.average.mean
+        agreement = optax.tree.norm(mean) / jnp.where(length > 0, length, 1)
+        found = Hypergradient(first_order, scale(_size(state), mean))
+        return _bound(found, trust * agreement**2, state.theta.limit), state
 
     def measure(*arguments):
         x, y, norm = measure_sizes(problem, gamma, *arguments, memory=MEMORY)
@@ -125,25 +125,18 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
 
 
 def _remember(state: RobustState, product) -> RobustState:
-    """With one more S_i v_i in both means, unless it overflows."""
+    """With one more S_i v_i in the means, unless it overflows."""
     norm = optax.tree.norm(product)
-    old = state.average, state.length
-    new = extend(state.average, product, MEMORY), extend(state.length, norm, MEMORY)
     usable = jnp.isfinite(norm)
-    average, length = jax.tree.map(lambda x, y: jnp.where(usable, x, y), new, old)
-    return state._replace(average=average, length=length)
+    extended = extend(state.average, (product, norm), MEMORY)
+    average = jax.tree.map(lambda new, old: jnp.where(usable, new, old), extended, state.average)
+    return state._replace(average=average)
 
 
 def _size(state: RobustState):
     """min(θ, t (t+1) / (2 S_t)); in floating point, for t² outgrows int32 on endless streams."""
     t = state.steps.astype(state.decay_sum.dtype)
     return jnp.minimum(state.theta.theta, t * (t + 1) / (2 * state.decay_sum))
-
-
-def _agreement(state: RobustState):
-    """R_t, 0 where all products are."""
-    length = jnp.asarray(state.length.mean)
-    return optax.tree.norm(state.average.mean) / jnp.where(length > 0, length, 1)
 
 
 def _bound(found: Hypergradient, trust, limit) -> Hypergradient:
