@@ -31,7 +31,7 @@ class Preset:
       every: λ moves after every so many of them.
       inner_optimisations: M.
       meta_batch: tasks for each inner optimisation.
-      fit_period: inner optimisations between two fits of θ.
+      fit_period: inner optimisations between two fits of θ; robust HyperDistill has its own.
       inner_rate: learning rate of w, SGD with momentum 0.9.
       hyper_rate: learning rate of λ, the same, decayed linearly to 0 over the run.
       reptile_rate: how far φ moves towards the mean of w_T.

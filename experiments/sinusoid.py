@@ -46,7 +46,7 @@ class Preset:
       shots: points to train on, and as many to test on.
       validation_tasks: tasks of the meta-validation after each inner optimisation.
       test_tasks: tasks of the meta-test.
-      fit_period: inner optimisations between two fits of θ.
+      fit_period: inner optimisations between two fits of θ; robust HyperDistill has its own.
       seeds: runs.
     """
 

@@ -69,7 +69,8 @@ def compare(
       key: typed PRNG key, for methods that draw; by default `jax.random.key(0)`.
 
     Returns:
-      A `Fidelity` for each method, in order, and one for the exact pass, named "exact".
+      A `Fidelity` for each method, in order, and one for the exact pass, named "exact". Where
+      e_t or g_t is 0 (at t = 1 with w_0 = 0, say) the cosine is nan.
 
     Raises:
       ValueError: methods that are no estimators or are named "exact", or arguments that do not fit

@@ -51,13 +51,14 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         u_t = min(θ, t (t+1) / (2 S_t)) m_t
         g_t = g_t^FO + u_t · min(1, κ R_t² ‖g_t^FO‖ / ‖u_t‖), and g_t^FO where ‖u_t‖ overflows
 
-    with κ = `trust`. R is the resultant length of directional statistics, weighted by length: 1 for
-    one product or for many that point one way, about 0.46 for many that are noise. So the term is
-    trusted as far as its products agree. Without curvature, and with momentum that forgets nothing,
-    step i moves w again in each of the steps i..t, so that g_t^SO is t (t+1) / 2 one-step terms;
-    no θ makes u_t longer than that. (At t = 1 the one product is g^SO itself.) Where ‖g_t^FO‖ is
-    zero (MetaWeightNet), or below a thousandth of the root mean square of ‖g_s^SO‖ in the last fit,
-    the latter takes its place; before a fit nothing does.
+    with κ = `trust`. R is the mean resultant length of directional statistics, each product
+    weighted by its length: 1 for one product or for many that point one way, near √((1-ρ)/(1+ρ)) =
+    0.46 for many that are orthogonal. So the term is trusted as far as its products agree. Without
+    curvature, and with momentum that forgets nothing, step i moves w again in each of the steps
+    i..t, so that g_t^SO is t (t+1) / 2 one-step terms; no θ makes u_t longer than that. (At t = 1
+    one product is all of g^SO, and θ can only shorten it.) Where ‖g_t^FO‖ is zero (MetaWeightNet),
+    or below a thousandth of the root mean square of ‖g_s^SO‖ in the last fit, that root mean square
+    stands in its place, times κ R_t² all the same; before a fit there is then no such bound.
 
     The means are over the steps at which λ moves (in the fit over all steps); a v_i that overflows
     is left out. One product a step, memory constant in T (one more λ than `hyperdistill`'s state,
@@ -65,14 +66,14 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     studies fit before inner optimisations 1, 2, 4, 8, ...:
     `hd.learner(..., fit_period=lambda m: m & (m - 1) == 0)`.
 
-    Warning: this departs from the paper, on purpose, five times. There u_t = θ S_t v_t, and v_t is
-    taken at D*_t: a mean over products at fresh batches sees more examples than one product at a
-    mixture of as many batches, for the same price. Neither bound is in the paper; without the one
-    by ‖g_t^FO‖ some of literal HyperDistill's runs of the sinusoid study end not finite. θ is
-    fitted to norms, θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖² over all tasks, and is zero where
-    Σ m_sᵀ g_s^SO <= 0 or a sum overflows: least squares shrinks the term by its cosine to the exact
-    one, and the sinusoid study does worse with it. γ, ρ and κ were chosen on the sinusoid study and
-    on WarpGrad's cosines (RESULTS.md).
+    Warning: this departs from the paper, on purpose, in five places: D_t for D*_t, a mean for the
+    last product, θ fitted to norms, and two bounds. There u_t = θ S_t v_t. A mean over products at
+    fresh batches sees more examples than one product at a mixture of as many batches, for the same
+    price. θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖² over all tasks, and is zero where Σ m_sᵀ g_s^SO <= 0 or a sum
+    overflows: least squares shrinks the term by its cosine to the exact one, and the sinusoid study
+    does worse with it. Literal HyperDistill, without a bound, ends not finite on some seeds of that
+    study. This form, γ, ρ and κ were chosen on the sinusoid study and on WarpGrad's cosines
+    (RESULTS.md).
 
     References:
       Mardia and Jupp, "Directional Statistics", 2000, for R.
