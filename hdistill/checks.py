@@ -21,11 +21,12 @@ def check_gamma(gamma) -> float:
     return float(gamma)
 
 
-def check_positive(name: str, value) -> None:
+def check_positive(name: str, value) -> float:
     """A finite Python number above 0, static."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not 0 < value < float("inf"):
         raise ValueError(f"{name}={value!r}: expected a finite number > 0")
+    return float(value)
 
 
 def check_count(name: str, value, least: int = 1) -> int:

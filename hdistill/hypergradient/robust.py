@@ -87,8 +87,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
       ValueError: γ outside [0, 1], κ not positive and finite.
     """
     gamma = check_gamma(gamma)
-    check_positive("trust", trust)
-    trust = float(trust)
+    trust = check_positive("trust", trust)
 
     def init(signature, weights, hparams, batch):
         return RobustState(
