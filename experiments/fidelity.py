@@ -146,9 +146,8 @@ class Study:
             case = (hparams, weights, *scene.draw(jax.random.fold_in(key, task)))
             found = hd.compare(scene.problem, self.contenders, *case)
             for name, fidelity in found.items():
-                theta = getattr(fidelity.theta, "theta", fidelity.theta)
                 cost = fidelity.products, fidelity.seconds, fidelity.memory
-                costs.append((task, name, theta, *cost))
+                costs.append((task, name, fidelity.theta, *cost))
                 by_step = zip(*(getattr(fidelity, field) for field in BY_STEP))
                 cosines += [(task, name, t, *row) for t, row in enumerate(by_step, 1)]
             fitted = self.fit_size(*case, jax.random.key(0))[1]

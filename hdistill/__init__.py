@@ -10,20 +10,24 @@ that give one after every inner step, `hd.learner` for meta-learning with either
 """
 
 from hdistill import offline, online
-from hdistill.checks import ZeroHypergradientWarning
+from hdistill.cache import clear_cache
 from hdistill.fidelity import Fidelity, compare
 from hdistill.hypergradient.base import Estimator, Hypergradient, OfflineInfo, Transition
+from hdistill.hypergradient.fit import FitStatus
 from hdistill.hypergradient.size import SizeSamples, fit_size
 from hdistill.initialization import Initialization, fomaml, reptile
 from hdistill.inner_loop import LearnerInfo
 from hdistill.learner import Learner, LearnerState, learner
 from hdistill.parallel import pmap_step
 from hdistill.problem import InnerState, Problem, from_losses, unroll
-from hdistill.stream import Stream, StreamState, stream
+from hdistill.problem_checks import ZeroHypergradientWarning
+from hdistill.stream import FitInfo, Stream, StreamState, stream
 
 __all__ = [
     "Estimator",
     "Fidelity",
+    "FitInfo",
+    "FitStatus",
     "Hypergradient",
     "Initialization",
     "InnerState",
@@ -37,6 +41,7 @@ __all__ = [
     "StreamState",
     "Transition",
     "ZeroHypergradientWarning",
+    "clear_cache",
     "compare",
     "fit_size",
     "fomaml",

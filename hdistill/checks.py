@@ -1,17 +1,16 @@
-"""Bad input, caught while tracing: a ValueError that names argument, value and expectation."""
+"""Bad input, caught before compilation: a ValueError that names argument, value and expectation."""
 
 import dataclasses
 import numbers
-import warnings
+import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from hdistill.tree import dtype_of, is_real, shapes
+from hdistill.tree import dtype_of, is_real
 
-
-class ZeroHypergradientWarning(UserWarning):
-    """A hyperparameter can get no hypergradient from the method chosen, whatever the values."""
+LARGEST = 2**31 - 1  # steps and products are counted in int32
 
 
 def check_gamma(gamma) -> float:
@@ -30,10 +29,26 @@ def check_positive(name: str, value) -> float:
 
 
 def check_count(name: str, value, least: int = 1) -> int:
-    """A static whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    """A static whole number of at least `least` that an int32 holds."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least:
         raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
+    if value > LARGEST:
+        raise ValueError(f"{name}={value!r}: expected at most {LARGEST}, what an int32 counts")
     return int(value)
+
+
+def check_flag(name: str, value) -> bool:
+    """True or False, static."""
+    if not isinstance(value, bool | np.bool):
+        raise ValueError(f"{name}={value!r}: expected True or False")
+    return bool(value)
+
+
+def check_choice(name: str, value, choices) -> None:
+    """One of a few strings, static."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}={value!r}: expected one of {sorted(choices)}")
 
 
 def check_key(key) -> None:
@@ -43,37 +58,61 @@ def check_key(key) -> None:
         raise ValueError(f"key={key!r}: expected one typed key, jax.random.key(seed)")
 
 
-def check_hparams(hparams) -> None:
-    """Every hyperparameter is floating point."""
-    for path, leaf in _named(hparams, "hparams"):
-        if not is_real(leaf):
+def check_arrays(name: str, tree) -> None:
+    """Every leaf is an array, a key or a Python number."""
+    for path, leaf in named(tree, name):
+        if isinstance(leaf, numbers.Number):
+            continue
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
             raise ValueError(
-                f"{path} has dtype {dtype_of(leaf)}: expected floating point, since a "
-                "hypergradient is taken with respect to every hyperparameter"
+                f"{path} is a {type(leaf).__name__}, {leaf!r}: expected an array (from an Equinox "
+                "module take them with eqx.partition(module, eqx.is_array))"
+            )
+        if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "biufcV":
+            raise ValueError(f"{path} has dtype {leaf.dtype}: expected numbers")
+
+
+def check_no_list(name: str, tree, axis: str) -> None:
+    """Not a list of trees of one shape, whose leading axes would be taken for something else."""
+    if isinstance(tree, list) and len(tree) > 1:
+        kinds = {Signature.of(item) for item in tree}
+        if len(kinds) == 1:
+            raise ValueError(
+                f"{name} is a list of {len(tree)} trees of one shape: expected one tree with a "
+                f"leading {axis} axis; stack it, jax.tree.map(lambda *x: jnp.stack(x), *{name}) "
+                f"(a tree that does have such a list at its top: make it a tuple)"
             )
 
 
-def check_update(problem, hparams, weights, batch) -> None:
-    """Φ keeps the weights' structure, shapes and dtypes."""
-    after = jax.eval_shape(problem.update, weights, hparams, batch)
-    Signature.of(weights).check("problem.update(weights, hparams, batch)", after)
+def check_examples(name: str, batch) -> None:
+    """No leaf of a batch is empty."""
+    for path, leaf in named(batch, name):
+        if 0 in jnp.shape(leaf):
+            raise ValueError(f"{path} has shape {jnp.shape(leaf)}: expected at least one example")
 
 
-def check_problem(problem, hparams, weights, batch, outer_batch) -> None:
-    """Φ keeps the weights' structure, shapes and dtypes; L_val is a scalar; λ is floating point.
-
-    Works on shapes alone (`jax.eval_shape`): nothing is computed or compiled.
-    """
-    check_hparams(hparams)
-    for path, leaf in _named(weights, "weights"):
-        if jnp.issubdtype(dtype_of(leaf), jnp.complexfloating):
-            raise ValueError(f"{path} has dtype {dtype_of(leaf)}: expected real weights")
-    check_update(problem, hparams, weights, batch)
-    loss = jax.eval_shape(problem.outer_loss, weights, hparams, outer_batch)
-    if not jax.tree_util.all_leaves([loss]) or loss.shape or not is_real(loss):
+def check_memory(name: str, value, what: str, size: int) -> None:
+    """A buffer of `size` bytes fits the first device's memory (on a CPU, the machine's)."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = statistics.get("bytes_limit", machine)
+    if size > limit:
         raise ValueError(
-            f"problem.outer_loss(weights, hparams, batch) returned {loss}: expected a real scalar"
+            f"{name}={value}: {what} would take {size / 1e9:.3g} GB, and the device has "
+            f"{limit / 1e9:.3g} GB; expected a smaller {name}"
         )
+
+
+def leading_axis(tree, name: str) -> int:
+    """The length of the leading axis that all leaves share, or a ValueError that names them."""
+    sizes = {path: jnp.shape(x)[0] if jnp.ndim(x) else None for path, x in named(tree, name)}
+    first = next(iter(sizes.values()), None)
+    if first is None or set(sizes.values()) != {first}:
+        expected = "expected one leading axis shared by all leaves"
+        if any(jnp.issubdtype(dtype_of(x), jax.dtypes.prng_key) for x in jax.tree.leaves(tree)):
+            expected += " (of a key make one for each example, jax.random.split(key, examples))"
+        raise ValueError(f"{name}: {expected}, got {sizes}")
+    return first
 
 
 @jax.tree_util.register_static
@@ -94,70 +133,29 @@ class Signature:
         other = Signature.of(tree)
         if self.structure != other.structure:
             raise ValueError(f"{name} has structure {other.structure}: expected {self.structure}")
-        for (path, _), found, expected in zip(_named(tree, name), other.leaves, self.leaves):
-            if found != expected:
+        for (path, _), actual, expected in zip(named(tree, name), other.leaves, self.leaves):
+            if actual != expected:
                 raise ValueError(
-                    f"{path} has shape {found[0]} and dtype {found[1]}: expected shape "
+                    f"{path} has shape {actual[0]} and dtype {actual[1]}: expected shape "
                     f"{expected[0]} and dtype {expected[1]}"
                 )
 
 
-def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, method: str) -> None:
-    """Warns of hyperparameters that the method can give no hypergradient, whatever the values.
-
-    Args:
-      depth: how many steps of Φ the method sees: 0 for first-order, 1 for the one-product methods,
-        T for full-horizon ones.
-      method: the name to use in the warning.
-    """
-    # λ may take several steps to act, at most as many as the weights have leaves to pass through
-    # (and one); two are enough for any optimizer, so that only a suspicion costs the longer look.
-    longest = min(depth, len(jax.tree.leaves(weights)) + 1)
-    for steps in dict.fromkeys((min(depth, 2), longest)):
-        reached = _reaches(problem, hparams, weights, batch, outer_batch, steps)
-        zero = [path for (path, _), live in zip(_named(hparams, "hparams"), reached) if not live]
-        if not zero:
-            return
-    warnings.warn(
-        f"{method}: the hypergradient of {', '.join(zero)} is structurally zero: no path leads "
-        f"from there to the outer loss through {longest} inner step(s)",
-        ZeroHypergradientWarning,
-        stacklevel=4,
-    )
+def check_hparams(hparams) -> None:
+    """There are hyperparameters, and every one is floating point."""
+    check_arrays("hparams", hparams)
+    if not sum(np.size(x) for x in jax.tree.leaves(hparams)):
+        raise ValueError(f"hparams={hparams!r}: expected at least one hyperparameter")
+    for path, leaf in named(hparams, "hparams"):
+        if not is_real(leaf):
+            raise ValueError(
+                f"{path} has dtype {dtype_of(leaf)}: expected floating point, since a "
+                "hypergradient is taken with respect to every hyperparameter"
+            )
 
 
-def _reaches(problem, hparams, weights, batch, outer_batch, depth: int) -> list[bool]:
-    """Which leaves of λ a path leads from, through Φ repeated `depth` times, to L_val.
-
-    A vector-Jacobian product is linear in its cotangent, so that a leaf is structurally zero just
-    when no path in the traced program leads to it from the cotangent.
-    """
-
-    def pulled_back(cotangent, weights, hparams, batch, outer_batch):
-        def value(hparams):
-            last = weights
-            for _ in range(depth):
-                last = problem.update(last, hparams, batch)
-            return problem.outer_loss(last, hparams, outer_batch)
-
-        loss, pullback = jax.vjp(value, hparams)
-        return pullback(cotangent.astype(loss.dtype))
-
-    arguments = shapes((weights, hparams, batch, outer_batch))
-    cotangent = shapes(jnp.zeros(()))
-    return _reached(jax.make_jaxpr(pulled_back)(cotangent, *arguments).jaxpr)
-
-
-def _reached(jaxpr) -> list[bool]:
-    """Which outputs of a jaxpr depend on its first input."""
-    live = {jaxpr.invars[0]}
-    for equation in jaxpr.eqns:
-        if any(v in live for v in equation.invars if not hasattr(v, "val")):
-            live.update(equation.outvars)
-    return [not hasattr(v, "val") and v in live for v in jaxpr.outvars]
-
-
-def _named(tree, name):
+def named(tree, name: str):
+    """(name and path, leaf) for each leaf."""
     return [
         (f"{name}{jax.tree_util.keystr(path)}", leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

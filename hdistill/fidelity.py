@@ -1,6 +1,6 @@
 """How close each method's online hypergradient is to the exact one, and what it costs."""
 
-import functools
+import math
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hdistill.checks import check_key, check_problem
-from hdistill.hypergradient.base import Estimator, Transition
+from hdistill.checks import check_key
+from hdistill.hypergradient.base import Arguments, Estimator, Transition, open_offline, spend
+from hdistill.hypergradient.fit import FitStatus, settle
 from hdistill.hypergradient.reverse_mode import online_reverse_mode
-from hdistill.problem import PyTree, batch_stream
-from hdistill.tree import shapes
 
 
 class Fidelity(NamedTuple):
@@ -25,8 +24,8 @@ class Fidelity(NamedTuple):
       ratio: ‖g_t‖ / ‖exact g_t‖, floating [T]; inf or nan where the exact one is 0.
       second_order_cosine: the same of g^SO alone.
       second_order_ratio: likewise.
-      theta: θ that was fitted before the first step, a float (or the method's own tree of them);
-        nan where nothing is fitted.
+      theta: θ in force, a float; nan where nothing is fitted.
+      fit: what became of its fit before the first step, an `hd.FitStatus`.
       products: Jacobian products of Φ over the T steps, a fit of θ included.
       seconds: for the T steps and the fit, compiled; the fastest of three runs, or of those made
         in the first 5 s.
@@ -37,7 +36,8 @@ class Fidelity(NamedTuple):
     ratio: np.ndarray
     second_order_cosine: np.ndarray
     second_order_ratio: np.ndarray
-    theta: PyTree
+    theta: float
+    fit: FitStatus
     products: int
     seconds: float
     memory: int
@@ -54,7 +54,8 @@ def compare(
 
     with g_t the method's hypergradient and e_t that of reverse mode through all t steps
     (Section 5.1 of Lee et al. 2022, Figure 3). A method with a size to be fitted has θ fitted once,
-    before the first step, from the same w_0 and λ (Algorithm 4).
+    before the first step, from the same w_0 and λ (Algorithm 4); a θ that is not finite or not
+    positive is refused, and 1 stays in force.
 
     The exact pass costs T² products and keeps T weights and batches.
 
@@ -84,17 +85,12 @@ def compare(
                 f"methods[{name!r}]={estimator!r}: expected hd.online.NAME(problem, ...), "
                 "under another name than 'exact'"
             )
-    batch_at, horizon = batch_stream(batches, horizon)
-    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
-    check_problem(problem, hparams, weights, batch, shapes(outer_batch))
     key = jax.random.key(0) if key is None else key
     check_key(key)
-    batches = jax.lax.map(batch_at, jnp.arange(horizon))
-    arguments = jax.tree.map(jnp.asarray, (hparams, weights, batches, outer_batch, key))
-    exact = online_reverse_mode(problem, window=horizon)
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
     results, reference = {}, None
-    for name, estimator in {"exact": exact, **methods}.items():
-        found, cost = _measure(problem, estimator, horizon, arguments)
+    for name, estimator in {"exact": None, **methods}.items():
+        found, cost = _measure(estimator, arguments, key)
         reference = found if reference is None else reference
         results[name] = Fidelity(
             *_closeness(optax.tree.add(*found), optax.tree.add(*reference)),
@@ -104,57 +100,58 @@ def compare(
     return {**{name: results[name] for name in methods}, "exact": results["exact"]}
 
 
-def _measure(problem, estimator, horizon, arguments):
-    """(hypergradients stacked [T, ...], (θ, products, seconds, bytes)) of a whole run."""
-    leaves, structure = jax.tree.flatten(shapes(arguments))
-    program = _compile(problem, estimator, horizon, tuple(leaves), structure)
+def _measure(estimator, arguments, key):
+    """(hypergradients stacked [T, ...], (θ, its status, products, seconds, bytes)) of a run."""
+    program, arrays = open_offline(_run, "compare", None, arguments, estimator)
+    program = program.lower(*arrays, key).compile()
     seconds: list[float] = []
     while len(seconds) < 3 and sum(seconds) < 5:
         start = time.perf_counter()
-        found, theta, products = jax.block_until_ready(program(*arguments))
+        found, theta, status, products = jax.block_until_ready(program(*arrays, key))
         seconds.append(time.perf_counter() - start)
-    fit = estimator.fit.products(horizon) if estimator.fit is not None else 0
+    status = FitStatus(int(status))
+    theta = float(theta) if status != FitStatus.NONE else math.nan
     memory = program.memory_analysis().temp_size_in_bytes
-    theta = jax.tree.map(float, theta)
-    return found, (theta, int(products) + fit, min(seconds), memory)
+    return found, (theta, status, int(products), min(seconds), memory)
 
 
-@functools.lru_cache(maxsize=64)
-def _compile(problem, estimator, horizon, leaves, structure):
-    """The program of a whole run, compiled once for tasks of the same shapes.
+def _run(problem, hparams, weights, batch_at, horizon, outer_batch, key, estimator):
+    """(g_t stacked [T, ...], θ in force, its `FitStatus`, products) of a whole run.
 
-    The last 64 programs stay in memory, with what their problems and estimators hold.
+    Args:
+      estimator: an online estimator, None for exact reverse mode.
     """
+    estimator = estimator or online_reverse_mode(problem, window=horizon)
+    first = jnp.zeros((), jnp.int32)
+    state = estimator.init(weights, hparams, batch_at(first))
+    theta, status, fit = jnp.ones(()), jnp.int8(FitStatus.NONE), estimator.fit
+    if fit is not None:
+        found = fit.measure(hparams, weights, batch_at, horizon, outer_batch, key)
+        fitted, status = settle(fit, found, state.theta)
+        state, theta = state._replace(theta=fitted), fit.size(fitted)
+        state = state._replace(products=spend(state.products, fit.products(horizon)))
 
-    def trace(hparams, weights, batches, outer_batch, key):
-        batch_at = batch_stream(batches, horizon)[0]
-        state = estimator.init(weights, hparams, batch_at(jnp.zeros((), jnp.int32)))
-        theta = jnp.nan
-        if estimator.fit is not None:
-            arguments = (hparams, weights, batch_at, horizon, outer_batch, key)
-            theta = estimator.fit.solve(estimator.fit.measure(*arguments))
-            theta = jax.tree.map(lambda new, old: new.astype(old.dtype), theta, state.theta)
-            state = state._replace(theta=theta)
+    def body(carry, _):
+        t, previous, state = carry
+        batch = batch_at(t)
+        current = problem.update(previous, hparams, batch)
+        transition = Transition(previous, current, hparams, batch, outer_batch)
+        found, state = estimator.step(state, transition, jax.random.fold_in(key, t))
+        return (t + 1, current, state), found
 
-        def body(carry, t):
-            previous, state = carry
-            batch = batch_at(t)
-            current = problem.update(previous, hparams, batch)
-            transition = Transition(previous, current, hparams, batch, outer_batch)
-            found, state = estimator.step(state, transition, jax.random.fold_in(key, t))
-            return (current, state), found
-
-        (_, state), found = jax.lax.scan(body, (weights, state), jnp.arange(horizon))
-        return found, theta, state.products
-
-    return jax.jit(trace).lower(*jax.tree.unflatten(structure, leaves)).compile()
+    (_, _, state), found = jax.lax.scan(body, (first, weights, state), length=horizon)
+    return found, theta, status, state.products
 
 
 def _closeness(actual, exact):
     """(cosine, norm ratio) of two trees step by step, [T] each."""
-
-    def one(a, b):
-        dot, norm, exact_norm = optax.tree.vdot(a, b), optax.tree.norm(a), optax.tree.norm(b)
+    dot, norm, exact_norm = map(np.asarray, _products(actual, exact))
+    with np.errstate(divide="ignore", invalid="ignore"):  # nan is meant where a norm is 0
         return dot / (norm * exact_norm), norm / exact_norm
 
-    return map(np.asarray, jax.jit(jax.vmap(one))(actual, exact))
+
+@jax.jit
+@jax.vmap
+def _products(a, b):
+    """(⟨a, b⟩, ‖a‖, ‖b‖) of two trees step by step."""
+    return optax.tree.vdot(a, b), optax.tree.norm(a), optax.tree.norm(b)

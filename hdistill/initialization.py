@@ -1,5 +1,6 @@
 """How the initial weights φ learn from the inner optimisations: Reptile, FOMAML, or not at all."""
 
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import optax
 
 from hdistill.checks import check_positive
 from hdistill.problem import InnerState
+from hdistill.problem_checks import check_optimizer
 from hdistill.products import outer_pullback
 from hdistill.tree import split
 
@@ -50,9 +52,9 @@ def fomaml(optimizer: optax.GradientTransformation | float) -> Initialization:
     Raises:
       ValueError: neither.
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        check_positive("optimizer", optimizer)
-        optimizer = optax.sgd(optimizer)
+    if isinstance(optimizer, numbers.Number | str | None):
+        optimizer = optax.sgd(check_positive("optimizer", optimizer))
+    check_optimizer("optimizer", optimizer)
 
     def gradient(problem, initial, final, hparams, outer_batch):
         _, alpha, _ = outer_pullback(problem, final, hparams, outer_batch)

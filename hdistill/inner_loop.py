@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.hypergradient.base import Estimator, Transition
-from hdistill.plan import Plan, draw, redraw
+from hdistill.hypergradient.base import Transition, spend
+from hdistill.hypergradient.fit import FitStatus, before_any, settle
+from hdistill.plan import MetaBatch, Plan, draw, redraw
+from hdistill.problem import PyTree
+from hdistill.problem_checks import transform
+from hdistill.tree import is_finite, select
 
 
 class LearnerInfo(NamedTuple):
@@ -16,123 +20,169 @@ class LearnerInfo(NamedTuple):
     Attributes:
       outer_loss: L_val(w_t, λ) at t = 1..T, before λ moves there, floating [T]. An offline method
         takes it at the end alone: [1], here and below.
-      theta: θ in force, floating [].
-      products: Jacobian products of Φ spent for each task, a fit of θ included, int32 [].
-      first_order_norm: ‖g^FO‖ of the meta-batch's mean, floating [T]; nan where λ does not move.
+      theta: θ in force, floating []; 1 where nothing is fitted.
+      fit: what became of the fit of θ, an `hd.FitStatus`, int8 [].
+      moved: whether λ moved after step t, bool [T].
+      finite: whether the outer loss and, where λ is to move, the mean hypergradient are finite,
+        bool [T].
+      first_order_norm: ‖g^FO‖ of the meta-batch's mean, floating [T]; 0 where λ rests.
       second_order_norm: ‖g^SO‖, likewise.
+      products: Jacobian products of Φ spent for each task, a fit of θ included, int32 [], at most
+        2³¹ - 1.
+      hparams: λ after the last step.
     """
 
     outer_loss: jax.Array
     theta: jax.Array
+    fit: jax.Array
+    moved: jax.Array
+    finite: jax.Array
+    first_order_norm: jax.Array
+    second_order_norm: jax.Array
     products: jax.Array
+    hparams: PyTree
+
+
+class Step(NamedTuple):
+    """What `LearnerInfo` has of one inner step, or stacked [T]."""
+
+    outer_loss: jax.Array
+    moved: jax.Array
+    finite: jax.Array
     first_order_norm: jax.Array
     second_order_norm: jax.Array
 
 
-def online_loop(plan: Plan, state, tasks, keys, mean):
-    """T inner steps from φ, λ moving inside. Returns (state, w_T of each task, info)."""
+def online_loop(plan: Plan, state, batch: MetaBatch):
+    """T inner steps from φ, λ moving inside. Returns (state, w_T of each task, steps, products)."""
+    weights, hparams = batch.vary((state.weights, state.hparams))
 
     def start(task, key):
-        batch = draw(plan, key, task, 0)[0]
-        return state.weights, plan.estimator.init(state.weights, state.hparams, batch)
+        return weights, plan.estimator.init(weights, hparams, draw(plan, key, task, 0)[0])
 
-    state, (final, _), info = advance(plan, state, jax.vmap(start)(tasks, keys), tasks, keys, mean)
-    return state, final, info
+    starts = jax.vmap(start)(batch.tasks, batch.keys)
+    state, (final, _), *seen = advance(plan, state, starts, batch)
+    return state, final, *seen
 
 
-def advance(plan: Plan, state, starts, tasks, keys, mean, first=0):
+def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
     """T inner steps from wherever each task is, λ moving inside.
 
     Args:
       starts: (weights, estimator's state) of each task, stacked.
-      first: the number of inner steps done before, from which the draws are numbered.
+      before: the number of inner steps done before, from which the draws are numbered.
 
     Returns:
-      (state with λ and its optimizer moved, `starts` T steps on, info).
+      (state with λ and its optimizer moved, `starts` T steps on, a `Step` stacked [T], products).
     """
     estimator, problem = plan.estimator, plan.problem
-    if estimator.fit is not None:
-        theta = jax.vmap(lambda _: state.theta)(keys)
-        starts = starts[0], starts[1]._replace(theta=theta)
+    weights, estimates = starts
+    estimates = estimates._replace(products=jnp.zeros_like(estimates.products))
+    if plan.fit is not None:
+        estimates = estimates._replace(theta=jax.vmap(lambda _: state.theta)(batch.keys))
 
     def move(carry, transition_of, keys):
         (_, estimates), hparams, hyper_state = carry
+        local = batch.vary(hparams)
         hyper, estimates = jax.vmap(
-            lambda e, tr, k: estimator.step(e, tr._replace(hparams=hparams), k)
+            lambda e, tr, k: estimator.step(e, tr._replace(hparams=local), k)
         )(estimates, transition_of, keys)
-        loss = outer_losses(problem, transition_of, hparams)
-        hyper = mean(hyper)
-        updates, hyper_state = plan.hyper_optimizer.update(hyper.total, hyper_state, hparams)
-        norms = (optax.tree.norm(hyper.first_order), optax.tree.norm(hyper.second_order))
-        carry = (
-            (transition_of.current, estimates),
-            optax.apply_updates(hparams, updates),
-            hyper_state,
+        loss = batch.mean(outer_losses(problem, transition_of, local))
+        hparams, hyper_state, step = move_hparams(
+            plan, hparams, hyper_state, batch.mean(hyper), loss
         )
-        return carry, (mean(loss), *norms)
+        return ((transition_of.current, estimates), hparams, hyper_state), step
 
-    def stay(carry, transition_of, keys):
+    def rest(carry, transition_of, keys):
         (_, estimates), hparams, hyper_state = carry
-        estimates = jax.vmap(
-            lambda e, tr, k: estimator.observe(e, tr._replace(hparams=hparams), k)
-        )(estimates, transition_of, keys)
-        loss = mean(outer_losses(problem, transition_of, hparams))
-        nan = jnp.full_like(optax.tree.norm(hparams), jnp.nan)  # of the norms' dtype, λ's
-        return ((transition_of.current, estimates), hparams, hyper_state), (loss, nan, nan)
+        local = batch.vary(hparams)
+        estimates = jax.vmap(lambda e, tr, k: estimator.observe(e, tr._replace(hparams=local), k))(
+            estimates, transition_of, keys
+        )
+        loss = batch.mean(outer_losses(problem, transition_of, local))
+        zero = jnp.zeros_like(optax.tree.norm(hparams))  # of the norms' dtype, λ's
+        step = Step(loss, jnp.array(False), jnp.isfinite(loss), zero, zero)
+        return ((transition_of.current, estimates), hparams, hyper_state), step
 
-    def body(carry, at):
-        t, moves = at
+    def body(carry, _):
+        t, carry = carry
         (weights, _), hparams, _ = carry
+        local = batch.vary(hparams)
 
         def one_step(weights, task, key):
-            batch, outer_batch, key = draw(plan, key, task, t)
-            current = problem.update(weights, hparams, batch)
+            batch, outer_batch, key = draw(plan, key, task, before + t)
+            current = problem.update(weights, local, batch)
             return Transition(weights, current, None, batch, outer_batch), key
 
-        transition_of, step_keys = jax.vmap(one_step)(weights, tasks, keys)
-        if plan.moves.all():
-            return move(carry, transition_of, step_keys)
-        return jax.lax.cond(moves, move, stay, carry, transition_of, step_keys)
+        transition_of, keys = jax.vmap(one_step)(weights, batch.tasks, batch.keys)
+        if plan.always_moves:
+            carry, step = move(carry, transition_of, keys)
+        else:
+            carry, step = jax.lax.cond(plan.moves(t), move, rest, carry, transition_of, keys)
+        return (t + 1, carry), step
 
-    carry = starts, state.hparams, state.hyper_state
-    steps = (first + jnp.arange(plan.horizon), jnp.asarray(plan.moves))
-    (ends, hparams, hyper_state), seen = jax.lax.scan(body, carry, steps)
-    loss, first, second = seen
-    products = jnp.max(ends[1].products - starts[1].products)
-    info = LearnerInfo(loss, state.theta, products, first, second)
-    return state._replace(hparams=hparams, hyper_state=hyper_state), ends, info
+    carry = batch.vary((weights, estimates)), state.hparams, state.hyper_state
+    (_, carry), steps = jax.lax.scan(body, (jnp.int32(0), carry), length=plan.horizon)
+    ends, hparams, hyper_state = carry
+    state = state._replace(hparams=hparams, hyper_state=hyper_state)
+    return state, ends, steps, batch.largest(ends[1].products)
 
 
-def offline_loop(plan: Plan, state, tasks, keys, mean):
-    """One inner optimisation, λ moving at its end. Returns (state, w_T of each task, info)."""
+def move_hparams(plan: Plan, hparams, hyper_state, hyper, loss):
+    """λ moved by a mean hypergradient, or kept where that is not finite.
+
+    Returns:
+      (λ, its optimizer's state, `Step`).
+    """
+    total = hyper.total
+    updates, new_state = transform(
+        "hyper_optimizer", plan.hyper_optimizer, total, hyper_state, hparams
+    )
+    after = optax.apply_updates(hparams, updates), new_state
+    finite, moved = is_finite(total), jnp.array(True)
+    if plan.nonfinite == "keep":
+        moved, before = finite, (hparams, hyper_state)
+        # Not `jnp.where`: the compiler would fuse that with the step and round the step otherwise.
+        after = jax.lax.cond(moved, lambda new, old: new, lambda new, old: old, after, before)
+    norms = optax.tree.norm(hyper.first_order), optax.tree.norm(hyper.second_order)
+    return *after, Step(loss, moved, finite & jnp.isfinite(loss), *norms)
+
+
+def offline_loop(plan: Plan, state, batch: MetaBatch):
+    """One inner optimisation, λ moving at its end. Returns what `online_loop` returns."""
+    hparams, weights = batch.vary((state.hparams, state.weights))
 
     def one(task, key):
         outer_batch = draw(plan, key, task, plan.horizon - 1)[1]
         return plan.estimator(
             plan.problem,
-            state.hparams,
-            state.weights,
+            hparams,
+            weights,
             redraw(plan, key, task),
             outer_batch,
             horizon=plan.horizon,
             return_info=True,
         )
 
-    hyper, seen = jax.vmap(one)(tasks, keys)
-    hyper = mean(hyper)
-    updates, hyper_state = plan.hyper_optimizer.update(
-        hyper.total, state.hyper_state, state.hparams
-    )
-    hparams = optax.apply_updates(state.hparams, updates)
+    hyper, seen = jax.vmap(one)(batch.tasks, batch.keys)
+    hyper, loss = batch.mean((hyper, seen.outer_loss))
+    hparams, hyper_state, step = move_hparams(plan, state.hparams, state.hyper_state, hyper, loss)
+    state = state._replace(hparams=hparams, hyper_state=hyper_state)
+    steps = jax.tree.map(lambda x: x[None], step)
+    products = batch.largest(seen.products).astype(jnp.int32)
+    return state, seen.weights, steps, products
 
-    info = LearnerInfo(
-        mean(seen.outer_loss)[None],
-        state.theta,
-        jnp.max(seen.products).astype(jnp.int32),
-        optax.tree.norm(hyper.first_order)[None],
-        optax.tree.norm(hyper.second_order)[None],
+
+def summarize(plan: Plan, state, status, fit_cost, steps: Step, products) -> LearnerInfo:
+    """The info of one inner optimisation."""
+    theta = plan.fit.size(state.theta) if plan.fit else state.theta
+    return LearnerInfo(
+        **steps._asdict(),
+        theta=theta,
+        fit=status,
+        products=spend(products, fit_cost),
+        hparams=state.hparams,
     )
-    return state._replace(hparams=hparams, hyper_state=hyper_state), seen.weights, info
 
 
 def outer_losses(problem, transition_of, hparams):
@@ -142,36 +192,38 @@ def outer_losses(problem, transition_of, hparams):
     )
 
 
-def theta_before(estimator):
+def theta_before(plan: Plan):
     """θ before any fit: 1 where nothing is fitted."""
-    fit = estimator.fit if isinstance(estimator, Estimator) else None
-    initial = fit.initial if fit else 1.0
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), initial)
+    return before_any(plan.fit) if plan.fit else jnp.ones((), jnp.result_type(float))
 
 
-def fit_theta(plan, state, tasks, keys, mean):
-    """(θ, products spent on it): refitted where it is due, over all tasks together."""
-    fit = plan.estimator.fit if isinstance(plan.estimator, Estimator) else None
-    if fit is None:
-        return state.theta, 0
+def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
+    """Fits θ where that is due, over all tasks together.
+
+    Returns:
+      (θ in force, its `FitStatus`, products spent on it).
+    """
+    fit = plan.fit
+    if fit is None or plan.refits is None:
+        never = FitStatus.NONE if fit is None else FitStatus.NOT_DUE
+        return state.theta, jnp.int8(never), 0
     due = plan.refits(state.done + 1)
+    hparams, weights = batch.vary((state.hparams, state.weights))
 
     def measure(task, key):
         key = jax.random.fold_in(key, plan.horizon)
-        batch_at = redraw(plan, key, task)
+        batch_at = redraw(plan, key, task, before)
         outer_key, mix_key = jax.random.split(jax.random.fold_in(key, plan.horizon))
         outer_batch = plan.sample_outer(outer_key, task)
-        return fit.measure(
-            state.hparams, state.weights, batch_at, plan.horizon, outer_batch, mix_key
-        )
+        return fit.measure(hparams, weights, batch_at, plan.horizon, outer_batch, mix_key)
 
     nothing = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(measure), tasks, keys)
+        lambda x: batch.vary(jnp.zeros(x.shape, x.dtype)),
+        jax.eval_shape(jax.vmap(measure), batch.tasks, batch.keys),
     )
-    found = jax.lax.cond(due, lambda: jax.vmap(measure)(tasks, keys), lambda: nothing)
-    theta = jax.tree.map(
-        lambda new, old: jnp.where(due, new, old).astype(old.dtype),
-        fit.solve(mean(found)),
-        state.theta,
+    found = jax.lax.cond(
+        due, lambda: batch.vary(jax.vmap(measure)(batch.tasks, batch.keys)), lambda: nothing
     )
-    return theta, due * fit.products(plan.horizon)
+    theta, status = settle(fit, batch.mean(found), state.theta)
+    status = jnp.where(due, status, jnp.int8(FitStatus.NOT_DUE))
+    return select(due, theta, state.theta), status, due * fit.products(plan.horizon)

@@ -5,15 +5,34 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from hdistill.checks import Signature, check_count, check_hparams, check_key, check_problem
+from hdistill.checks import (
+    Signature,
+    check_arrays,
+    check_count,
+    check_hparams,
+    check_key,
+    check_no_list,
+    leading_axis,
+    named,
+)
 from hdistill.hypergradient.base import Estimator
 from hdistill.initialization import Initialization, params_of, with_params
-from hdistill.inner_loop import LearnerInfo, fit_theta, offline_loop, online_loop, theta_before
-from hdistill.plan import Plan, draw, make_plan
-from hdistill.problem import Problem, PyTree, leading_axis
-from hdistill.tree import own
+from hdistill.inner_loop import (
+    LearnerInfo,
+    fit_theta,
+    offline_loop,
+    online_loop,
+    summarize,
+    theta_before,
+)
+from hdistill.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
+from hdistill.problem import Problem, PyTree
+from hdistill.problem_checks import check_problem, transform
+from hdistill.sharding import on_auto_axes
+from hdistill.tree import own, shapes
 
 
 class LearnerState(NamedTuple):
@@ -54,9 +73,10 @@ def learner(
     horizon: int,
     every: int = 1,
     last: int | None = None,
-    fit_period: int | Callable = 50,
-    sample_inner: Callable = lambda key, task: task[0],
-    sample_outer: Callable = lambda key, task: task[1],
+    fit_period: int | Callable | None = 50,
+    nonfinite: str = "keep",
+    sample_inner: Callable = first_half,
+    sample_outer: Callable = second_half,
 ) -> Learner:
     """Online hyperparameter meta-learning (Algorithm 3 of Lee et al. 2022) with any estimator.
 
@@ -80,90 +100,134 @@ def learner(
       last: λ moves in the last `last` inner steps only (the K of N.IFT); None for all.
       fit_period: θ is fitted (Algorithm 4, pooled over the meta-batch) before inner optimisations
         1, 1 + fit_period, 1 + 2·fit_period, ...; or a function of the number m = 1, 2, ... (a
-        traced int32) that says whether to fit before the m-th.
-      sample_inner: `(key, task) -> batch` for Φ, drawn anew for each inner step. By default a task
-        is a pair and its first half is the batch.
-      sample_outer: `(key, task) -> batch` for L_val, likewise; by default the second half.
+        traced int32) that says whether to fit before the m-th; or None for never. A θ that is not
+        finite or not positive is refused: the one used last stays in force, 1 before any, and
+        `info.fit` says why (`hd.FitStatus`).
+      nonfinite: what to do with a mean hypergradient that is not finite: "keep" λ and its
+        optimizer's state as they are, or "take" it. `info.finite` and `info.moved` tell.
+      sample_inner: `(key, task) -> batch` for Φ, drawn anew for each inner step; or `(key, task, t)
+        -> batch` with t = 0..T-1 the number of the inner step, int32 []. By default a task is a
+        pair and its first half is the batch.
+      sample_outer: `(key, task) -> batch` for L_val, likewise but without t; by default the second
+        half.
 
     Returns:
       A `Learner`. `step(state, tasks)` takes tasks as a pytree with a leading meta-batch axis.
 
     Raises:
-      ValueError: horizon, every, last or fit_period below 1, or such that λ never moves; every or
-        last with an offline method; an estimator, initialization or hyper_optimizer of another
-        kind; from `init`, a key that is none and hyperparameters that are not floating point; from
-        `step`, while tracing, a Φ or L_val that is not one (see `hdistill.checks`) and tasks that
-        do not fit together.
+      ValueError: an argument of the wrong type or out of range; every and last such that λ never
+        moves, or beside an offline method; from `init`, a key that is not one typed key and
+        hyperparameters that are not floating point or not finite; from `step`, while tracing, a Φ
+        or L_val that does not fit (see `hdistill.problem_checks`), tasks that do not fit together,
+        and the state of another learner.
     """
     plan = make_plan(
         problem,
         estimator,
         hyper_optimizer,
-        initialization,
-        horizon,
-        every,
-        last,
-        fit_period,
-        sample_inner,
-        sample_outer,
+        initialization=initialization,
+        horizon=horizon,
+        every=every,
+        last=last,
+        fit_period=fit_period,
+        nonfinite=nonfinite,
+        sample_inner=sample_inner,
+        sample_outer=sample_outer,
     )
-    inner = online_loop if isinstance(estimator, Estimator) else offline_loop
 
     def init(key, hparams, weights) -> LearnerState:
-        check_key(key)
-        check_hparams(hparams)
+        check_start(key, hparams, weights)
         key, hparams, weights = jax.tree.map(own, (key, hparams, weights))
+        # Some optimizers begin with the parameters themselves, which may be donated once only.
+        hyper_state, rule_state = jax.tree.map(own, _init_optimizers(plan, hparams, weights))
         return LearnerState(
             (Signature.of(weights), Signature.of(hparams)),
             jnp.zeros((), jnp.int32),
             key,
             hparams,
             weights,
-            hyper_optimizer.init(hparams),
-            initialization.optimizer.init(params_of(weights)) if initialization else None,
-            theta_before(estimator),
+            hyper_state,
+            rule_state,
+            theta_before(plan),
         )
 
     def transition(state, tasks, axis_name=None):
-        return _transition(plan, inner, state, tasks, axis_name)
+        check_state(plan, state, LearnerState, tasks)
+        return on_auto_axes(lambda s, t: _transition(plan, s, t, axis_name), state, tasks)
 
     return Learner(init, jax.jit(transition, donate_argnums=0, static_argnums=2), transition)
 
 
-def _transition(plan: Plan, inner, state: LearnerState, tasks, axis_name):
+def check_start(key, hparams, weights) -> None:
+    """What a learner or a stream begins with; the values too, as long as they are not traced."""
+    check_key(key)
+    check_hparams(hparams)
+    check_arrays("weights", weights)
+    for path, leaf in named(hparams, "hparams"):
+        if not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
+            raise ValueError(f"{path}={leaf}: expected finite hyperparameters")
+
+
+def check_state(plan: Plan, state, kind, tasks) -> None:
+    """`state` is one that this learner or stream made."""
+    if not isinstance(state, kind):
+        swapped = " (are state and tasks in each other's place?)" * isinstance(tasks, kind)
+        raise ValueError(
+            f"state is a {type(state).__name__}: expected the {kind.__name__} of init{swapped}"
+        )
     state.signature[0].check("state.weights", state.weights)
     state.signature[1].check("state.hparams", state.hparams)
+    optimizers = jax.eval_shape(lambda s: _init_optimizers(plan, s.hparams, s.weights), state)
+    expected = dict(zip(("hyper_state", "initialization_state"), optimizers))
+    for name, like in (expected | {"theta": theta_before(plan)}).items():
+        actual: object = jax.tree.structure(getattr(state, name, None))
+        if actual != jax.tree.structure(like):
+            raise ValueError(
+                f"state.{name} has structure {actual}: expected {jax.tree.structure(like)}; "
+                "is it the state of a learner with another optimizer or estimator?"
+            )
+
+
+def _init_optimizers(plan: Plan, hparams, weights):
+    """(state of λ's optimizer, state of φ's or None)."""
+    rule = plan.initialization
+    hyper_state = plan.hyper_optimizer.init(hparams)
+    return hyper_state, rule.optimizer.init(params_of(weights)) if rule else None
+
+
+def _transition(plan: Plan, state: LearnerState, tasks, axis_name):
+    check_no_list("tasks", tasks, "meta-batch")
     size = check_count("meta-batch (the leading axis of tasks)", leading_axis(tasks, "tasks"))
-
-    def mean(tree):
-        tree = jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
-        return jax.lax.pmean(tree, axis_name) if axis_name else tree
-
     key, step_key = jax.random.split(state.key)
     first = jax.lax.axis_index(axis_name) * size if axis_name else 0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, first + jnp.arange(size))
-    task = jax.tree.map(lambda x: x[0], tasks)
-    batch, outer_batch, _ = jax.eval_shape(lambda key, task: draw(plan, key, task, 0), key, task)
-    check_problem(plan.problem, state.hparams, state.weights, batch, outer_batch)
-    theta, fit_cost = fit_theta(plan, state, tasks, keys, mean)
+    batch = MetaBatch(tasks, keys, axis_name)
+    task = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tasks)
+    drawn = jax.eval_shape(lambda key, task: draw(plan, key, task, 0)[:2], shapes(key), task)
+    check_problem(plan.problem, state.hparams, state.weights, *drawn)
+    theta, status, fit_cost = fit_theta(plan, state, batch)
     state = state._replace(key=key, theta=theta, done=state.done + 1)
-    state, final, info = inner(plan, state, tasks, keys, mean)
-    state = _learn_initialization(plan, state, final, tasks, keys, mean)
-    return state, info._replace(theta=theta, products=info.products + fit_cost)
+    loop = online_loop if isinstance(plan.estimator, Estimator) else offline_loop
+    state, final, steps, products = loop(plan, state, batch)
+    info = summarize(plan, state, status, fit_cost, steps, products)
+    return _learn_initialization(plan, state, final, batch), info
 
 
-def _learn_initialization(plan, state, final, tasks, keys, mean):
+def _learn_initialization(plan: Plan, state: LearnerState, final, batch: MetaBatch):
     """φ ← φ + what the tasks' gradients say; φ itself where there is no rule."""
     rule = plan.initialization
     if rule is None:
         return state
+    initial, hparams = batch.vary((state.weights, state.hparams))
 
     def gradient(weights, task, key):
         outer_batch = draw(plan, key, task, plan.horizon - 1)[1]
-        return rule.gradient(plan.problem, state.weights, weights, state.hparams, outer_batch)
+        return rule.gradient(plan.problem, initial, weights, hparams, outer_batch)
 
-    gradients = mean(jax.vmap(gradient)(final, tasks, keys))
+    gradients = batch.mean(jax.vmap(gradient)(final, batch.tasks, batch.keys))
     params = params_of(state.weights)
-    updates, rule_state = rule.optimizer.update(gradients, state.initialization_state, params)
+    updates, rule_state = transform(
+        "initialization", rule.optimizer, gradients, state.initialization_state, params
+    )
     weights = with_params(state.weights, optax.apply_updates(params, updates))
     return state._replace(weights=weights, initialization_state=rule_state)

@@ -2,8 +2,8 @@
 
 import jax
 
+from hdistill.checks import leading_axis
 from hdistill.learner import Learner
-from hdistill.problem import leading_axis
 
 
 def pmap_step(learner: Learner, devices=None):
@@ -21,8 +21,14 @@ def pmap_step(learner: Learner, devices=None):
       axis (not stacked by device), the state neither stacked nor replicated by hand and donated.
 
     Raises:
-      ValueError: from `step`, where the number of devices does not divide the meta-batch.
+      ValueError: no learner, no devices; from `step`, where the number of devices does not divide
+        the meta-batch.
     """
+    if not isinstance(learner, Learner):
+        raise ValueError(f"learner={learner!r}: expected an hd.learner(...)")
+    listed = isinstance(devices, list | tuple) and devices
+    if devices is not None and not (listed and all(isinstance(d, jax.Device) for d in devices)):
+        raise ValueError(f"devices={devices!r}: expected None or a list, such as jax.devices()")
     devices = jax.devices() if devices is None else list(devices)
     mapped = jax.pmap(
         lambda state, tasks: learner.transition(state, tasks, "tasks"),

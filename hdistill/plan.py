@@ -1,17 +1,20 @@
 """What a learner is built from, checked; and how it draws batches."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 
 from hdistill import online
-from hdistill.checks import check_count
+from hdistill.checks import check_choice, check_count
 from hdistill.hypergradient.base import Estimator
 from hdistill.initialization import Initialization
 from hdistill.problem import Problem
+from hdistill.problem_checks import check_functions, check_optimizer
+from hdistill.tree import vary_like
 
 
 class Plan(NamedTuple):
@@ -22,48 +25,88 @@ class Plan(NamedTuple):
     hyper_optimizer: optax.GradientTransformation
     initialization: Initialization | None
     horizon: int
-    moves: np.ndarray  # whether λ moves after inner step t, bool [T]
-    refits: Callable
-    sample_inner: Callable
-    sample_outer: Callable
+    every: int
+    last: int
+    refits: Callable | None
+    nonfinite: str
+    sample_inner: Callable  # (key, task, t) -> batch
+    sample_outer: Callable  # (key, task) -> batch
+
+    @property
+    def fit(self):
+        """The estimator's `Fit`, or None."""
+        return self.estimator.fit if isinstance(self.estimator, Estimator) else None
+
+    @property
+    def always_moves(self) -> bool:
+        """Whether λ moves after every inner step."""
+        return self.every == 1 and self.last == self.horizon
+
+    def moves(self, t):
+        """Whether λ moves after inner step t = 0..T-1, bool []."""
+        return ((t + 1) % self.every == 0) & (t + 1 > self.horizon - self.last)
+
+
+class MetaBatch(NamedTuple):
+    """Tasks side by side, spread over the devices of a mapped axis or not.
+
+    Attributes:
+      tasks: a pytree with a leading axis.
+      keys: PRNG keys, one for each task.
+      axis_name: the mapped device axis, or None.
+    """
+
+    tasks: Any
+    keys: jax.Array
+    axis_name: str | None = None
+
+    def mean(self, tree):
+        """The mean over all tasks on all devices, the same on every device."""
+        tree = jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+        return jax.lax.pmean(tree, self.axis_name) if self.axis_name else tree
+
+    def largest(self, counts):
+        """The largest of a count over all tasks on all devices."""
+        counts = jnp.max(counts)
+        return jax.lax.pmax(counts, self.axis_name) if self.axis_name else counts
+
+    def vary(self, tree):
+        """The tree, ready to meet the tasks on their devices (see `vary_like`)."""
+        return vary_like(tree, (self.tasks, self.keys))
 
 
 def make_plan(
     problem,
     estimator,
     hyper_optimizer,
-    initialization,
+    *,
+    initialization=None,
     horizon,
     every,
-    last,
+    last=None,
     fit_period,
+    nonfinite,
     sample_inner,
     sample_outer,
 ) -> Plan:
     """A `Plan` from `hd.learner`'s arguments, or a ValueError that names the one at fault."""
+    check_functions(problem)
     horizon = check_count("horizon", horizon)
     every = check_count("every", every)
-    last = check_count("last", horizon if last is None else last)
-    uncalled = any(estimator is getattr(online, name) for name in online.__all__)
-    if uncalled or not (isinstance(estimator, Estimator) or callable(estimator)):
-        raise ValueError(
-            f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), a method of "
-            "hd.offline, or a function called like one"
-        )
+    last = min(check_count("last", horizon if last is None else last), horizon)
+    _check_estimator(estimator)
     if initialization is not None and not isinstance(initialization, Initialization):
         raise ValueError(
             f"initialization={initialization!r}: expected hd.reptile(...), hd.fomaml(...) or None"
         )
-    if not isinstance(hyper_optimizer, optax.GradientTransformation):
-        raise ValueError(f"hyper_optimizer={hyper_optimizer!r}: expected an optax transformation")
+    check_optimizer("hyper_optimizer", hyper_optimizer)
+    check_choice("nonfinite", nonfinite, ("keep", "take"))
     if not isinstance(estimator, Estimator) and (every, last) != (1, horizon):
         raise ValueError(
             f"every={every}, last={last}: expected neither, since an offline method moves λ "
             "once, at the end"
         )
-    steps = np.arange(1, horizon + 1)
-    moves = (steps % every == 0) & (steps > horizon - last)
-    if not moves.any():
+    if horizon - horizon % every <= horizon - last:
         raise ValueError(
             f"every={every}, last={last}: λ would never move in horizon={horizon} inner steps; "
             "expected a multiple of every among the last steps"
@@ -74,27 +117,97 @@ def make_plan(
         hyper_optimizer,
         initialization,
         horizon,
-        moves,
+        every,
+        last,
         _schedule(fit_period),
-        sample_inner,
-        sample_outer,
+        nonfinite,
+        _numbered(sample_inner),
+        _sampler("sample_outer", sample_outer, 2),
     )
 
 
+def _check_estimator(estimator) -> None:
+    uncalled = any(estimator is getattr(online, name) for name in online.__all__)
+    if uncalled or not (isinstance(estimator, Estimator) or callable(estimator)):
+        raise ValueError(
+            f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), a method of "
+            "hd.offline, or a function called like one"
+        )
+    fixed = {"horizon", "return_info"} & set(getattr(estimator, "keywords", {}))
+    if fixed:
+        raise ValueError(
+            f"estimator={estimator!r}: expected no {' or '.join(sorted(fixed))} in the partial, "
+            "which the learner sets itself"
+        )
+
+
 def _schedule(fit_period):
-    """m -> whether to fit before the m-th inner optimisation."""
-    if callable(fit_period):
+    """m -> whether to fit before the m-th inner optimisation; None for never."""
+    if fit_period is None or callable(fit_period):
         return fit_period
     period = check_count("fit_period", fit_period)
     return lambda m: (m - 1) % period == 0
 
 
-def draw(plan, key, task, t):
-    """(D_t, the outer batch, a key for the estimator) of a task's inner step t."""
+def first_half(key, task):
+    """The default `sample_inner`: the first half of a pair."""
+    return _half(task, 0, "sample_inner")
+
+
+def second_half(key, task):
+    """The default `sample_outer`: the second half of a pair."""
+    return _half(task, 1, "sample_outer")
+
+
+def _half(task, i: int, name: str):
+    if isinstance(task, Mapping) or not hasattr(task, "__getitem__") or len(task) <= i:
+        raise ValueError(
+            f"tasks is a {type(task).__name__}: the default {name} takes item {i} of each task; "
+            f"expected pairs, or {name}=a function (key, task) -> batch"
+        )
+    return task[i]
+
+
+def _numbered(sample_inner):
+    """`sample_inner` as a function of (key, task, t), whether or not it asks for t."""
+    if _needs(sample_inner) == 3:
+        return sample_inner
+    sample = _sampler("sample_inner", sample_inner, 2)
+    return lambda key, task, t: sample(key, task)
+
+
+def _sampler(name: str, sample, count: int):
+    if not callable(sample) or _needs(sample) not in (None, count):
+        also = " or (key, task, t)" * (name == "sample_inner")
+        raise ValueError(f"{name}={sample!r}: expected a function of (key, task){also}")
+    return sample
+
+
+def _needs(function) -> int | None:
+    """How many positional arguments a function must be given; None where it takes any number."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # no function, or one written in C
+        return None
+    if any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        return None
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = sum(p.default is p.empty for p in positional)
+    return needed if needed > 2 else min(len(positional), 2)
+
+
+def draw(plan, key, task, t, before=0):
+    """(D_t, the outer batch, a key for the estimator) of a task's inner step t.
+
+    Args:
+      t: the step that the draw is numbered by.
+      before: the steps before it that the draw is not numbered by.
+    """
     inner_key, outer_key, key = jax.random.split(jax.random.fold_in(key, t), 3)
-    return plan.sample_inner(inner_key, task), plan.sample_outer(outer_key, task), key
+    number = jnp.asarray(t + before, jnp.int32)
+    return plan.sample_inner(inner_key, task, number), plan.sample_outer(outer_key, task), key
 
 
-def redraw(plan, key, task):
+def redraw(plan, key, task, before=0):
     """t -> D_t, drawn again from the key whenever it is asked for."""
-    return lambda t: draw(plan, key, task, t)[0]
+    return lambda t: draw(plan, key, task, t, before)[0]

@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental import checkify
 
-from hdistill.checks import check_count, check_update
+from hdistill.cache import compiled
+from hdistill.checks import check_arrays, check_count, check_no_list, leading_axis
+from hdistill.problem_checks import check_functions, check_optimizer, check_update, transform
 
 PyTree = Any
 
@@ -48,79 +51,112 @@ def from_losses(
     Args:
       inner_loss: L_train, `(params, hparams, batch) -> scalar`, twice differentiable.
       outer_loss: L_val, `(params, hparams, batch) -> scalar`.
-      optimizer: any optax transformation whose update needs gradients and parameters alone (not
-        `optax.lbfgs`, which also wants values).
+      optimizer: any optax transformation whose update needs gradients, state and parameters alone
+        (not `optax.lbfgs` or `optax.polyak_sgd`, which also want values). Of `optax.MultiSteps`
+        take its `.gradient_transformation()`. `optax.lookahead` keeps two sets of parameters:
+        write its Φ as an `hd.Problem`.
 
     Returns:
       A `Problem` over `InnerState` weights.
 
-    Warning: Adam and its kin divide by √v, whose derivative is infinite at v = 0: where an entry of
-    the gradient has been exactly 0 since the start (a dead ReLU, an unused embedding) every exact
-    method is nan, as `jax.grad` is. Give them `eps_root`, as `optax.adam(1e-3, eps_root=1e-8)`.
+    Warning: NANS
 
     Raises:
-      ValueError: an optimizer of another kind.
+      ValueError: an argument that is no function, or no optax transformation; from Φ, weights that
+        are no `InnerState`, an inner loss that is no real scalar, an optimizer that asks for more.
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(f"optimizer={optimizer!r}: expected an optax transformation")
+    for name, loss in (("inner_loss", inner_loss), ("outer_loss", outer_loss)):
+        if not callable(loss):
+            raise ValueError(f"{name}={loss!r}: expected a function (params, hparams, batch)")
+    check_optimizer("optimizer", optimizer)
 
     def update(weights: InnerState, hparams: PyTree, batch: PyTree) -> InnerState:
-        if not isinstance(weights, InnerState):
-            raise ValueError(
-                f"weights is a {type(weights).__name__}: expected "
-                "InnerState(params, optimizer.init(params)), since the problem is from_losses's"
-            )
-        gradient = jax.grad(inner_loss)(weights.params, hparams, batch)
-        updates, opt_state = optimizer.update(gradient, weights.opt_state, weights.params)
-        return InnerState(optax.apply_updates(weights.params, updates), opt_state)
+        params, opt_state = _params_and_state(weights)
+        gradient = jax.grad(_scalar(inner_loss))(params, hparams, batch)
+        updates, opt_state = transform("optimizer", optimizer, gradient, opt_state, params)
+        return InnerState(optax.apply_updates(params, updates), opt_state)
 
     def outer(weights: InnerState, hparams: PyTree, batch: PyTree) -> jax.Array:
-        return outer_loss(weights.params, hparams, batch)
+        return outer_loss(_params_and_state(weights)[0], hparams, batch)
 
     return Problem(update, outer)
 
 
-def batch_stream(batches, horizon: int | None) -> tuple[Callable[[jax.Array], PyTree], int]:
-    """Turns stacked batches, or a function of the step, into `(batch_at, horizon)`.
+def _params_and_state(weights):
+    if not isinstance(weights, InnerState):
+        raise ValueError(
+            f"weights is a {type(weights).__name__}: expected "
+            "InnerState(params, optimizer.init(params)), since the problem is from_losses's"
+        )
+    if isinstance(weights.params, optax.LookaheadParams):
+        raise ValueError(
+            "weights.params are LookaheadParams: expected one set of parameters; write the Φ of "
+            "optax.lookahead as hd.Problem(update, outer_loss)"
+        )
+    return weights
 
-    Args:
-      batches: a pytree of arrays [T, ...], or a function t -> batch for t = 0..T-1 (`batches(t)` is
-        the paper's D_{t+1}), or None for a Φ without data.
-      horizon: T. Needed where `batches` does not tell it.
+
+def _scalar(inner_loss):
+    def checked(params, hparams, batch):
+        loss = inner_loss(params, hparams, batch)
+        if jnp.shape(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+            kind = f"{jnp.result_type(loss)}{list(jnp.shape(loss))}"
+            raise ValueError(f"inner_loss returned {kind}: expected a real scalar")
+        return jnp.asarray(loss)
+
+    return checked
+
+
+def count_steps(batches, horizon: int | None) -> int:
+    """T, from stacked batches [T, ...] or from `horizon` beside a function of the step.
 
     Raises:
-      ValueError: leading axes that differ, a horizon that is missing, below 1 or not the batches'.
+      ValueError: leading axes that differ, a horizon that is missing, below 1 or not the batches',
+        a list of batches that are not stacked.
     """
     if horizon is not None:
         horizon = check_count("horizon", horizon)
+    if not callable(batches):
+        check_no_list("batches", batches, "step")
+        check_arrays("batches", batches)
     if callable(batches) or not jax.tree.leaves(batches):
         if horizon is None:
             raise ValueError("horizon=None: a function of the step, or no batches, needs horizon=T")
-        return (batches if callable(batches) else lambda t: batches), horizon
+        return horizon
     steps = leading_axis(batches, "batches")
     if horizon not in (None, steps):
         raise ValueError(f"horizon={horizon}: the stacked batches have a leading axis of {steps}")
     if steps < 1:
         raise ValueError("batches: the leading axis is 0, expected one batch for each inner step")
-    return (lambda t: jax.tree.map(lambda x: jnp.asarray(x)[t], batches)), steps
+    return steps
 
 
-def leading_axis(tree: PyTree, name: str) -> int:
-    """The length of the leading axis that all leaves share, or a ValueError that names them."""
-    sizes = {
-        f"{name}{jax.tree_util.keystr(path)}": jnp.shape(leaf)[0] if jnp.ndim(leaf) else None
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    first = next(iter(sizes.values()), None)
-    if first is None or set(sizes.values()) != {first}:
-        raise ValueError(f"{name}: expected one leading axis shared by all leaves, got {sizes}")
-    return first
+def batch_stream(batches) -> Callable[[jax.Array], PyTree]:
+    """t -> D_{t+1}, from stacked batches [T, ...], a function of the step, or None."""
+    if callable(batches):
+        return batches
+    return lambda t: jax.tree.map(lambda x: jnp.asarray(x)[t], batches)
+
+
+def check_last_batch(batches, horizon: int) -> None:
+    """A batch function still has data at t = T - 1, where JAX by itself would repeat the last.
+
+    It is called once, outside any compilation.
+    """
+    checked = checkify.checkify(batches, errors=checkify.index_checks)
+    error = checked(jnp.asarray(horizon - 1, jnp.int32))[0].get()
+    if error:
+        raise ValueError(
+            f"batches(t) at t = {horizon - 1}, the last of horizon={horizon} steps: {error.strip()}"
+            "; expected a batch for each t = 0..T-1 (to repeat the data, take t % len)"
+        )
 
 
 def unroll(problem: Problem, hparams, weights, batches, horizon: int | None = None):
     """Runs the inner optimisation: w_t = Φ(w_{t-1}, λ; D_t) for t = 1..T.
 
-    `jax.grad` through it is exact reverse mode with every intermediate value of Φ stored.
+    `jax.grad` through it is exact reverse mode with every intermediate value of Φ stored. A call
+    outside `jax.jit` is compiled once; see `hd.clear_cache`.
 
     Args:
       problem: Φ and L_val.
@@ -136,17 +172,41 @@ def unroll(problem: Problem, hparams, weights, batches, horizon: int | None = No
       ValueError: a Φ that changes the weights' structure, shapes or dtypes; batches or a horizon
         that do not fit together.
     """
-    batch_at, horizon = batch_stream(batches, horizon)
-    check_update(problem, hparams, weights, jax.eval_shape(batch_at, jnp.zeros((), jnp.int32)))
-    return run(problem, hparams, weights, batch_at, jnp.arange(horizon))[0]
+    check_functions(problem)
+    horizon = count_steps(batches, horizon)
+    check_arrays("hparams", hparams)
+    check_arrays("weights", weights)
+    function, arrays = (batches, None) if callable(batches) else (None, batches)
+    return compiled(_unroll, problem, function, horizon)(hparams, weights, arrays)
 
 
-def run(problem: Problem, hparams, weights, batch_at, steps, keep: bool = False):
-    """Φ over the given steps: (last weights, the weights *before* each step stacked, or None)."""
+def _unroll(problem, function, horizon):
+    def call(hparams, weights, batches):
+        batch_at = batch_stream(function or batches)
+        batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+        check_update(problem, hparams, weights, batch)
+        return run(problem, hparams, weights, batch_at, horizon)[0]
 
-    def body(weights, t):
-        return problem.update(weights, hparams, batch_at(t)), weights if keep else None
+    return call
 
-    if not steps.size:
+
+def run(problem: Problem, hparams, weights, batch_at, steps, first=0, keep=None):
+    """Φ over `steps` inner steps from step `first` on.
+
+    Args:
+      keep: weights -> what to remember of them; None for nothing.
+
+    Returns:
+      (last weights, what was kept of the weights *before* each step, stacked, or None).
+    """
+
+    def body(carry, _):
+        t, weights = carry
+        after = problem.update(weights, hparams, batch_at(t))
+        return (t + 1, after), keep(weights) if keep else None
+
+    if not steps:  # jax.disable_jit cannot run an empty scan
         return weights, None
-    return jax.lax.scan(body, weights, steps)
+    start = (jnp.asarray(first, jnp.int32), weights)
+    (_, last), kept = jax.lax.scan(body, start, length=steps)
+    return last, kept

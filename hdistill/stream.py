@@ -1,5 +1,6 @@
 """Online learning of λ on one task: an endless stream of inner steps, a stretch at a time."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import Signature, check_count, check_hparams, check_key, check_problem
-from hdistill.hypergradient.base import Estimator
-from hdistill.inner_loop import LearnerInfo, advance, fit_theta, theta_before
-from hdistill.plan import Plan, draw, make_plan
-from hdistill.problem import PyTree
+from hdistill.checks import Signature, check_arrays, check_count
+from hdistill.hypergradient.base import Estimator, spend
+from hdistill.hypergradient.fit import settle
+from hdistill.inner_loop import LearnerInfo, advance, fit_theta, summarize, theta_before
+from hdistill.learner import check_start, check_state
+from hdistill.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
+from hdistill.problem import PyTree, batch_stream, count_steps
+from hdistill.problem_checks import check_problem
+from hdistill.sharding import on_auto_axes
 from hdistill.tree import own
 
 
@@ -34,10 +39,29 @@ class Stream(NamedTuple):
     Attributes:
       init: `(key, hparams, weights, task) -> state`. `task` gives shapes.
       step: `(state, task) -> (state, info)`, compiled, the buffers of `state` donated.
+      fit: `(state, batches, outer_batch) -> (state, info)`, fits θ over the given inner batches,
+        stacked [H, ...], from the present weights. For a host loader that hands the stream a batch
+        at a time (steps=1), over which nothing can be fitted: call it before some of the steps, and
+        give `fit_period=None`. Its info is a `FitInfo`.
     """
 
     init: Callable[..., StreamState]
     step: Callable[..., tuple[StreamState, LearnerInfo]]
+    fit: Callable[..., tuple[StreamState, "FitInfo"]]
+
+
+class FitInfo(NamedTuple):
+    """What `stream.fit` did.
+
+    Attributes:
+      theta: θ in force from now on, floating [].
+      fit: what became of the fit, an `hd.FitStatus`, int8 [].
+      products: Jacobian products spent, int32 [].
+    """
+
+    theta: jax.Array
+    fit: jax.Array
+    products: jax.Array
 
 
 def stream(
@@ -47,9 +71,10 @@ def stream(
     hyper_optimizer: optax.GradientTransformation,
     steps: int,
     every: int = 1,
-    fit_period: int | Callable = 50,
-    sample_inner: Callable = lambda key, task: task[0],
-    sample_outer: Callable = lambda key, task: task[1],
+    fit_period: int | Callable | None = 50,
+    nonfinite: str = "keep",
+    sample_inner: Callable = first_half,
+    sample_outer: Callable = second_half,
 ) -> Stream:
     """Online hyperparameter optimisation in standard learning (Appendix H of Lee et al. 2022).
 
@@ -70,18 +95,23 @@ def stream(
       steps: inner steps of a stretch.
       every: λ moves after inner steps every, 2·every, ...; a divisor of `steps`.
       fit_period: θ is fitted before stretches 1, 1 + fit_period, ...; or a function of the stretch
-        m = 1, 2, ... (a traced int32) that says whether to fit before the m-th.
-      sample_inner: `(key, task) -> batch` for Φ, drawn anew for each inner step. By default a task
-        is a pair and its first half is the batch.
-      sample_outer: `(key, task) -> batch` for L_val, likewise; by default the second half.
+        m = 1, 2, ... (a traced int32) that says whether to fit before the m-th; or None for never.
+        A θ that is not finite or not positive is refused, as in `hd.learner`.
+      nonfinite: "keep" or "take" a hypergradient that is not finite, as in `hd.learner`.
+      sample_inner: `(key, task) -> batch` for Φ, drawn anew for each inner step, or `(key, task, t)
+        -> batch` with t = 0, 1, 2, ... the number of the inner step since `init`, int32 []. By
+        default a task is a pair and its first half is the batch.
+      sample_outer: `(key, task) -> batch` for L_val, likewise but without t; by default the second
+        half.
 
     Returns:
       A `Stream`. Its `info` has one entry for each inner step of the stretch.
 
     Raises:
-      ValueError: steps, every or fit_period below 1; an `every` that does not divide `steps`; an
-        estimator that is not online; a hyper_optimizer of another kind; from `init`, a key that is
-        none and a Φ or L_val that is not one (see `hdistill.checks`).
+      ValueError: an argument of the wrong type or out of range; an `every` that does not divide
+        `steps`; an estimator that is not online; from `init`, a key that is not one typed key and a
+        Φ or L_val that does not fit (see `hdistill.problem_checks`); from `step`, while tracing,
+        the state of another stream.
     """
     if not isinstance(estimator, Estimator):
         raise ValueError(
@@ -95,20 +125,19 @@ def stream(
         problem,
         estimator,
         hyper_optimizer,
-        None,
-        steps,
-        every,
-        None,
-        fit_period,
-        sample_inner,
-        sample_outer,
+        horizon=steps,
+        every=every,
+        fit_period=fit_period,
+        nonfinite=nonfinite,
+        sample_inner=sample_inner,
+        sample_outer=sample_outer,
     )
 
     def init(key, hparams, weights, task) -> StreamState:
-        check_key(key)
-        check_hparams(hparams)
-        batch, outer_batch, _ = jax.eval_shape(lambda k, t: draw(plan, k, t, 0), key, task)
-        check_problem(problem, hparams, weights, batch, outer_batch)
+        check_start(key, hparams, weights)
+        check_arrays("task", task)
+        drawn = jax.eval_shape(lambda k, t: draw(plan, k, t, 0)[:2], key, task)
+        check_problem(problem, hparams, weights, *drawn)
         key, hparams, weights = jax.tree.map(own, (key, hparams, weights))
         return StreamState(
             (Signature.of(weights), Signature.of(hparams)),
@@ -116,30 +145,57 @@ def stream(
             key,
             hparams,
             weights,
-            hyper_optimizer.init(hparams),
+            jax.tree.map(own, hyper_optimizer.init(hparams)),
             jax.tree.map(own, estimator.init(weights, hparams, draw(plan, key, task, 0)[0])),
-            theta_before(estimator),
+            theta_before(plan),
         )
 
-    return Stream(init, jax.jit(lambda state, task: _stretch(plan, state, task), donate_argnums=0))
+    def step(state, task):
+        check_state(plan, state, StreamState, task)
+        return on_auto_axes(lambda s, t: _stretch(plan, s, t), state, task)
+
+    def fit(state, batches, outer_batch):
+        if plan.fit is None:
+            raise ValueError("stream.fit: expected an estimator with a size to fit")
+        check_state(plan, state, StreamState, batches)
+        steps = count_steps(batches, None)
+        theta, info = fit_over(state, batches, outer_batch, steps)
+        return state._replace(theta=theta), info
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def fit_over(state, batches, outer_batch, steps):
+        batch_at = batch_stream(batches)
+        batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+        check_problem(problem, state.hparams, state.weights, batch, outer_batch)
+        key = jax.random.fold_in(_keys(state)[1], state.done)
+        found = plan.fit.measure(state.hparams, state.weights, batch_at, steps, outer_batch, key)
+        theta, status = settle(plan.fit, found, state.theta)
+        products = spend(jnp.int32(0), plan.fit.products(steps))
+        return theta, FitInfo(plan.fit.size(theta), status, products)
+
+    return Stream(init, jax.jit(step, donate_argnums=0), fit)
+
+
+def _keys(state: StreamState):
+    """(for the steps' draws, for the fits')."""
+    return jax.random.split(state.key)
 
 
 def _stretch(plan: Plan, state: StreamState, task):
-    state.signature[0].check("state.weights", state.weights)
-    state.signature[1].check("state.hparams", state.hparams)
-
     def add_axis(tree):
         return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
 
     def drop_axis(tree):
         return jax.tree.map(lambda x: x[0], tree)
 
-    tasks, (steps_key, fit_key) = add_axis(task), jax.random.split(state.key)
+    tasks, (steps_key, fit_key) = add_axis(task), _keys(state)
+    before = state.done * plan.horizon
     fit_keys = jax.random.fold_in(fit_key, state.done)[None]
-    theta, fit_cost = fit_theta(plan, state, tasks, fit_keys, drop_axis)
+    theta, status, fit_cost = fit_theta(plan, state, MetaBatch(tasks, fit_keys), before)
     state = state._replace(theta=theta)
-    starts, first = add_axis((state.weights, state.estimate)), state.done * plan.horizon
-    state, ends, info = advance(plan, state, starts, tasks, steps_key[None], drop_axis, first)
+    starts = add_axis((state.weights, state.estimate))
+    batch = MetaBatch(tasks, steps_key[None])
+    state, ends, steps, products = advance(plan, state, starts, batch, before)
     weights, estimate = drop_axis(ends)
     state = state._replace(weights=weights, estimate=estimate, done=state.done + 1)
-    return state, info._replace(products=info.products + fit_cost)
+    return state, summarize(plan, state, status, fit_cost, steps, products)

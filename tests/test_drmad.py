@@ -8,7 +8,7 @@ import pytest
 
 import hdistill as hd
 from hdistill.hypergradient.backward import backward
-from hdistill.hypergradient.drmad import line
+from hdistill.hypergradient.drmad import straight_line
 from hdistill.problem import run
 from tests.problems import CASES, Case, assert_close, grad_of_unroll
 
@@ -49,12 +49,12 @@ def test_exact_where_the_jacobian_changes_along_the_line():
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_every_horizon_is_exact_when_fed_the_true_trajectory(optimizer):
     problem, hparams, weights, batches, outer_batch = case = CASES["mlp"](optimizer)
-    steps = jnp.arange(6)
+    steps = 6
 
     def at(tree):
         return lambda t: jax.tree.map(lambda x: x[t], tree)
 
-    final, trajectory = run(problem, hparams, weights, at(batches), steps, keep=True)
+    final, trajectory = run(problem, hparams, weights, at(batches), steps, keep=lambda w: w)
     gradient = jax.grad(problem.outer_loss, allow_int=True)(final, hparams, outer_batch)
     alpha = [x for x in jax.tree.leaves(gradient) if x.dtype == jnp.float64]
 
@@ -63,7 +63,9 @@ def test_every_horizon_is_exact_when_fed_the_true_trajectory(optimizer):
 
     points = at(trajectory), at(batches)
     seen = jax.jit(lambda: backward(problem, hparams, *points, steps, alpha, visit=visit)[2])()
-    total, first_order = jax.jit(jax.vmap(lambda s: grad_of_unroll(case, last=s)))(1 + steps)
+    total, first_order = jax.jit(jax.vmap(lambda s: grad_of_unroll(case, last=s)))(
+        1 + jnp.arange(steps)
+    )
     expected = optax.tree.sub(total, first_order)
     for s in range(1, 7):
         at_s = jax.tree.map(lambda x: x[s - 1], expected)
@@ -104,10 +106,16 @@ def test_equals_a_loop_with_explicit_jacobians_on_the_interpolation(optimizer):
     assert_close(hd.offline.drmad(*case).second_order, expected, 1e-10)
 
 
-def test_line_meets_both_ends_and_counts_steps():
-    first = {"w": jnp.array([1.0, 2.0]), "count": jnp.array(3)}
-    last = {"w": jnp.array([5.0, -2.0]), "count": jnp.array(13)}
-    point_at = line(first, last, 10)
+def test_the_line_meets_both_ends_and_has_the_true_counters():
+    problem = hd.Problem(
+        lambda w, h, d: {"w": 2 * w["w"] + h, "cycle": (w["cycle"] + 1) % 3, "fixed": w["fixed"]},
+        lambda w, h, d: jnp.sum(w["w"]),
+    )
+    first = {"w": jnp.array([1.0, 2.0]), "cycle": jnp.array(1), "fixed": jnp.array(7)}
+    final, point_at = straight_line(problem, jnp.array(0.5), first, lambda t: None, 10)
     for t in range(11):
-        np.testing.assert_allclose(point_at(t)["w"], first["w"] + t / 10 * (last["w"] - first["w"]))
-        assert point_at(t)["count"] == 3 + t
+        point = point_at(t)
+        np.testing.assert_allclose(point["w"], first["w"] + t / 10 * (final["w"] - first["w"]))
+        assert point["fixed"] == 7
+        if t < 10:  # of w_10 only the end of the line is asked for
+            assert point["cycle"] == (1 + t) % 3

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import hdistill as hd
+from hdistill.hypergradient.fit import settle
 from hdistill.hypergradient.robust import RobustSize
 from tests.problems import LEARNING_RATE, assert_close, quadratic, quadratic_constants
 
@@ -160,12 +161,19 @@ def test_a_term_that_overflows_leaves_the_first_order_one(share, usable, prior):
 
 
 @pytest.mark.parametrize(
-    "statistics, theta",
-    [((-1.0, 4.0, 9.0), 0.0), ((1.0, 4.0, jnp.inf), 0.0), ((0.0, 0.0, 9.0), 0.0), ((1, 4, 9), 1.5)],
+    "statistics, status, theta, limit",
+    [
+        ((-1.0, 4.0, 9.0), hd.FitStatus.REFUSED_NOT_POSITIVE, 0.7, 0.2),
+        ((0.0, 0.0, 9.0), hd.FitStatus.REFUSED_NOT_POSITIVE, 0.7, 0.2),
+        ((1.0, 4.0, jnp.inf), hd.FitStatus.REFUSED_NOT_FINITE, 0.7, 0.2),
+        ((1.0, 4.0, 9.0), hd.FitStatus.USED, 1.5, 3.0),
+    ],
 )
-def test_theta_is_zero_where_the_fit_says_nothing(statistics, theta):
-    estimator = at_rest()[0]
-    assert estimator.fit.solve(tuple(jnp.asarray(x, float) for x in statistics)).theta == theta
+def test_a_fit_that_says_nothing_leaves_the_last_one_in_force(statistics, status, theta, limit):
+    fit = at_rest()[0].fit
+    statistics = tuple(jnp.asarray(x, float) for x in statistics)
+    old = RobustSize(jnp.asarray(0.7), jnp.asarray(0.2))
+    assert settle(fit, statistics, old) == (RobustSize(theta, limit), status)
 
 
 @pytest.mark.parametrize("ratio, times", [(1.1e-3, 1.1e-3), (0.9e-3, 1.0)])
@@ -257,6 +265,11 @@ def scaled_regression(key):
     return hparams, jax.random.normal(keys[4], (3,)), (x, y)
 
 
+def with_any_size(estimator):
+    """The estimator with no fit refused."""
+    return estimator._replace(fit=estimator.fit._replace(size=lambda theta: jnp.ones(())))
+
+
 @functools.cache
 def stress(horizon, batch, method, count=50, outer_steps=5):
     """Whether λ and w_T stay finite over a few inner optimisations of each random problem."""
@@ -270,7 +283,7 @@ def stress(horizon, batch, method, count=50, outer_steps=5):
     estimator = {
         "exact": lambda: hd.online.reverse_mode(problem, window=horizon),
         "robust": lambda: hd.online.robust_hyperdistill(problem),
-        "literal": lambda: hd.online.hyperdistill(problem),
+        "literal": lambda: with_any_size(hd.online.hyperdistill(problem)),
     }[method]()
 
     def draw(half, key, task):
@@ -284,6 +297,7 @@ def stress(horizon, batch, method, count=50, outer_steps=5):
         initialization=hd.reptile(0.5),
         horizon=horizon,
         fit_period=2,
+        nonfinite="take",  # so that the learner saves no method from itself
         sample_inner=functools.partial(draw, 0),
         sample_outer=functools.partial(draw, 1),
     )

@@ -159,6 +159,22 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     assert rows("whole") == rows("cut")
 
 
+def info_of(outer_loss):
+    """What a learner tells of an inner optimisation with those losses."""
+    ones, every = np.ones_like(outer_loss), np.ones_like(outer_loss, bool)
+    return hd.LearnerInfo(
+        outer_loss=outer_loss,
+        theta=np.ones(()),
+        fit=np.int8(hd.FitStatus.NONE),
+        moved=every,
+        finite=every,
+        first_order_norm=ones,
+        second_order_norm=ones,
+        products=np.array(2),
+        hparams=None,
+    )
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     class Learner:
         """A learner that counts, and whose loss is infinite at step 3 of inner optimisation 7."""
@@ -168,8 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
             loss = np.ones(5)
             if state.done == 7:
                 loss[2] = np.inf
-            norms = np.ones(5)
-            return state, hd.LearnerInfo(loss, np.ones(()), np.array(2), norms, norms)
+            return state, info_of(loss)
 
     available = sinusoid.methods(
         sinusoid.PROBLEM, sinusoid.DESCENT, horizon=5, gamma=0.9, neumann=(5, 6)
@@ -207,8 +222,7 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
         def step(self, state, tasks):
             state = state._replace(done=state.done + 1)
             state = state._replace(hparams=bad) if state.done == 4 else state
-            info = hd.LearnerInfo(np.ones(5), np.ones(()), np.array(0), np.ones(5), np.ones(5))
-            return state, info
+            return state, info_of(np.ones(5))
 
     folder = RunFolder(tmp_path, {}, resume=False)
     with pytest.raises(NonFiniteLoss, match=r"hparams are not finite .* inner optimisation 4"):

@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.common.folder import RunFolder
+from hdistill import FitStatus
 
 
 class NonFiniteLoss(ValueError):
@@ -72,7 +73,7 @@ def meta_train(
             shown |= {name: f"{value:.3g}" for name, value in validation.items()}
             bar.set_postfix(
                 loss=f"{info.outer_loss[-1]:.3g}",
-                theta=f"{_theta(info):.3g}",
+                theta=f"{info.theta:.3g}",
                 products=products,
                 **shown,
             )
@@ -84,22 +85,23 @@ def meta_train(
     return state
 
 
-def _theta(info) -> float:
-    """θ, alone or among what else the estimator fits."""
-    return float(getattr(info.theta, "theta", info.theta))
-
-
 def _row(m: int, info, seconds: float) -> dict:
     """One line of metrics.jsonl."""
     return {
         "inner_optimisation": m,
         "outer_loss": float(info.outer_loss[-1]),
-        "theta": _theta(info),
+        "theta": float(info.theta),
         "products": int(info.products),
-        "first_order_norm": float(np.nanmean(info.first_order_norm)),
-        "second_order_norm": float(np.nanmean(info.second_order_norm)),
+        "fit": FitStatus(int(info.fit)).name,
+        "first_order_norm": _mean(info.first_order_norm, info.moved),
+        "second_order_norm": _mean(info.second_order_norm, info.moved),
         "seconds": seconds,
     }
+
+
+def _mean(norms, moved) -> float:
+    """The mean over the inner steps at which λ moved; 0 where it never did."""
+    return float(norms[moved].mean()) if moved.any() else 0.0
 
 
 def _check_finite(outer_loss, unit: str, m: int, horizon: int, saved: int) -> None:

@@ -1,17 +1,20 @@
 """The recursion behind every exact or interpolated reverse pass."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from hdistill.products import inner_pullback
+from hdistill.tree import vary_like
 
 
 def backward(
-    problem, hparams, point_at, batch_at, steps, alpha, total=None, visit=None, carry=None
+    problem, hparams, point_at, batch_at, steps, alpha, first=0, total=None, visit=None, carry=None
 ):
     """Pulls α back through the inner steps, last to first, and sums what falls on λ.
 
-    For t over `steps`, reversed, with A_t, B_t the Jacobians of Φ at (point_at(t), λ; batch_at(t)):
+    For t = first + steps - 1 down to first, with A_t, B_t the Jacobians of Φ at (point_at(t), λ;
+    batch_at(t)):
 
         g ← g + α B_t
         α ← α A_t
@@ -24,8 +27,9 @@ def backward(
       hparams: λ.
       point_at: t -> the weights before inner step t.
       batch_at: t -> the batch of inner step t.
-      steps: int array [S], ascending.
+      steps: S, how many inner steps, an int.
       alpha: cotangent of the weights after the last step, a list (see `products`).
+      first: the number of the first of them, int32 [].
       total: g to start from; zero if None.
       visit: `(carry, t, weights, batch, g_s) -> (carry, seen)`, called after each step.
       carry: its first carry.
@@ -35,13 +39,15 @@ def backward(
     """
     total = optax.tree.zeros_like(hparams) if total is None else total
 
-    def body(state, t):
-        alpha, total, carry = state
+    def body(state, _):
+        t, alpha, total, carry = state
         weights, batch = point_at(t), batch_at(t)
         alpha, direct = inner_pullback(problem, weights, hparams, batch, alpha)
         total = optax.tree.add(total, direct)
         carry, seen = visit(carry, t, weights, batch, total) if visit else (carry, None)
-        return (alpha, total, carry), seen
+        return (t - 1, alpha, total, carry), seen
 
-    (alpha, total, _), seen = jax.lax.scan(body, (alpha, total, carry), steps, reverse=True)
+    last = jnp.asarray(first + steps - 1, jnp.int32)
+    start = (last, *vary_like((alpha, total, carry), (alpha, hparams)))
+    (_, alpha, total, _), seen = jax.lax.scan(body, start, length=steps, reverse=True)
     return alpha, total, seen

@@ -1,5 +1,6 @@
-"""The types that every estimator shares, and the two faces of the last-step methods."""
+"""The types that every estimator shares; what an offline method and an estimator are made with."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,10 +8,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import Signature, check_hparams, check_problem, warn_if_zero
-from hdistill.problem import Problem, PyTree, batch_stream, run
+from hdistill.cache import compiled, is_tracing
+from hdistill.checks import LARGEST, Signature, check_arrays, check_flag, check_hparams
+from hdistill.hypergradient.fit import Fit
+from hdistill.problem import (
+    Problem,
+    PyTree,
+    batch_stream,
+    check_last_batch,
+    count_steps,
+    run,
+)
+from hdistill.problem_checks import check_functions, check_problem, warn_if_zero
 from hdistill.products import outer_pullback
-from hdistill.tree import shapes
+from hdistill.tree import is_finite
+
+ALL = sys.maxsize  # inner steps
 
 
 class Hypergradient(NamedTuple):
@@ -48,23 +61,6 @@ class Transition(NamedTuple):
     outer_batch: PyTree
 
 
-class Fit(NamedTuple):
-    """How the `theta` of an estimator's state is fitted before an inner optimisation.
-
-    Attributes:
-      initial: θ before any fit, a pytree of floating scalars.
-      measure: `(hparams, weights, batch_at, horizon, outer_batch, key) -> statistics`, a pytree of
-        arrays; where there are several tasks, the mean over them is what counts.
-      solve: `statistics -> θ`, like `initial`.
-      products: `horizon -> int`, Jacobian products that `measure` spends.
-    """
-
-    initial: PyTree
-    measure: Callable[..., PyTree]
-    solve: Callable[[PyTree], PyTree]
-    products: Callable[[int], int]
-
-
 class Estimator(NamedTuple):
     """An online hypergradient estimator: pure functions over a state that restarts with each task.
 
@@ -76,7 +72,8 @@ class Estimator(NamedTuple):
         what the estimator must remember of it, without a hypergradient.
       fit: None, or a `Fit` for estimators whose state has a `theta` to be fitted (Algorithm 4).
 
-    Every state has `products`, the number of Jacobian products of Φ spent so far (int32 []).
+    Every state has `products`, the number of Jacobian products of Φ spent since `init` (int32 [],
+    at most 2³¹ - 1). The learner and the stream set it to 0 at each of their steps.
     """
 
     init: Callable[..., Any]
@@ -91,12 +88,27 @@ class OfflineInfo(NamedTuple):
     Attributes:
       weights: w_T.
       outer_loss: L_val(w_T, λ), a scalar.
-      products: number of Jacobian products of Φ (αA and αB count one each), an int.
+      products: number of Jacobian products of Φ (αA and αB count one each), int32 [], at most
+        2³¹ - 1.
+      finite: whether the hypergradient and the outer loss are finite throughout, bool []. Not
+        where the inner run diverged, and not where Φ has no derivative (see `hd.from_losses`).
     """
 
     weights: PyTree
     outer_loss: jax.Array
-    products: int
+    products: jax.Array
+    finite: jax.Array | None = None
+
+
+def spend(products, more):
+    """So many more products, or 2³¹ - 1 where an int32 holds no more."""
+    more = min(more, LARGEST) if isinstance(more, int) else more
+    return jnp.minimum(products, LARGEST - more) + more
+
+
+def no_products():
+    """None spent, int32 []."""
+    return jnp.zeros((), jnp.int32)
 
 
 class LastStepState(NamedTuple):
@@ -112,14 +124,12 @@ class LastStep(NamedTuple):
     Attributes:
       name: for messages.
       depth: how many inner steps it differentiates through (0 or 1; see `warn_if_zero`).
-      products: `(weights) -> int`, Jacobian products it spends.
-      second_order: `(problem, previous, hparams, batch, alpha) -> g^SO`.
+      second_order: `(problem, previous, hparams, batch, alpha) -> (g^SO, Jacobian products)`.
     """
 
     name: str
     depth: int
-    products: Callable[[PyTree], int]
-    second_order: Callable[..., PyTree]
+    second_order: Callable[..., tuple[PyTree, Any]]
 
 
 def make_estimator(problem: Problem, depth: int, name: str, init, observe, estimate, fit=None):
@@ -131,17 +141,30 @@ def make_estimator(problem: Problem, depth: int, name: str, init, observe, estim
       estimate: `(state, transition) -> (Hypergradient, state)`, with a state that has observed
         the transition already.
     """
+    check_functions(problem)
 
     def checked_init(weights, hparams, batch):
         check_hparams(hparams)
+        check_arrays("weights", weights)
+        check_arrays("batch", batch)
         return init((Signature.of(weights), Signature.of(hparams)), weights, hparams, batch)
 
     def checked_observe(state, transition, key):
+        if not hasattr(state, "signature") or not isinstance(transition, Transition):
+            raise ValueError(
+                f"state is a {type(state).__name__}, transition a {type(transition).__name__}: "
+                f"expected the state of this {name}'s init and an hd.Transition"
+            )
         weights, hparams = state.signature
         weights.check("transition.previous", transition.previous)
         weights.check("transition.current", transition.current)
         hparams.check("transition.hparams", transition.hparams)
-        return observe(state, transition, key)
+        try:
+            return observe(state, transition, key)
+        except AttributeError as error:
+            raise ValueError(
+                f"state is a {type(state).__name__}: expected the state of this {name}'s init"
+            ) from error
 
     def step(state, transition, key):
         observed = checked_observe(state, transition, key)
@@ -153,49 +176,104 @@ def make_estimator(problem: Problem, depth: int, name: str, init, observe, estim
     return Estimator(checked_init, step, checked_observe, fit)
 
 
-def open_offline(problem, hparams, weights, batches, outer_batch, horizon, depth, name):
-    """Checks an offline method's arguments and returns `(batch_at, horizon)`.
+class Arguments(NamedTuple):
+    """What every offline method is called with."""
+
+    problem: Problem
+    hparams: PyTree
+    weights: PyTree
+    batches: Any
+    outer_batch: PyTree
+    horizon: int | None
+
+
+def run_offline(method, name, depth, arguments: Arguments, return_info, *options):
+    """Checks an offline method's arguments and runs it, compiled where the caller is not.
 
     Args:
-      depth: how many inner steps the method differentiates through, None for all.
+      method: `(problem, hparams, weights, batch_at, horizon, outer_batch, *options) ->
+        (Hypergradient, OfflineInfo)`.
+      name: for messages.
+      depth: how many inner steps the method differentiates through, `ALL` of them or fewer.
+      options: the method's own, static.
+
+    Returns:
+      A `Hypergradient`; with `return_info`, a pair with the info.
     """
-    batch_at, horizon = batch_stream(batches, horizon)
-    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
-    check_problem(problem, hparams, weights, batch, shapes(outer_batch))
-    depth = horizon if depth is None else min(depth, horizon)
-    warn_if_zero(problem, hparams, weights, batch, outer_batch, depth, name)
-    return batch_at, horizon
+    return_info = check_flag("return_info", return_info)
+    program, arrays = open_offline(_hypergradient, name, depth, arguments, method, *options)
+    result, info = program(*arrays)
+    return (result, info) if return_info else result
 
 
-def offline_last_step(
-    method: LastStep, problem, hparams, weights, batches, outer_batch, horizon, return_info
-):
+def offline_last_step(method: LastStep, arguments: Arguments, return_info):
     """Runs the inner optimisation and applies a last-step method at its end."""
-    batch_at, horizon = open_offline(
-        problem, hparams, weights, batches, outer_batch, horizon, method.depth, method.name
+    return run_offline(_at_last_step, method.name, method.depth, arguments, return_info, method)
+
+
+def open_offline(function, name, depth, arguments: Arguments, *options):
+    """(a program, the arrays to call it with), after the checks that need no tracing.
+
+    The program is `function(problem, hparams, weights, batch_at, horizon, outer_batch, *arrays,
+    *options)`, where `arrays` are what it is called with besides. It makes the other checks as it
+    is traced, once for each compilation.
+    """
+    problem, hparams, weights, batches, outer_batch, horizon = arguments
+    check_functions(problem)
+    horizon = count_steps(batches, horizon)
+    for argument in ("hparams", "weights", "outer_batch"):
+        check_arrays(argument, getattr(arguments, argument))
+    batch_function, stacked = (batches, None) if callable(batches) else (None, batches)
+    static = (function, name, depth, problem, batch_function, horizon, *options)
+    return compiled(_program, *static), (hparams, weights, stacked, outer_batch)
+
+
+def _program(function, name, depth, problem, batch_function, horizon, *options):
+    if batch_function is not None and not is_tracing():
+        check_last_batch(batch_function, horizon)
+
+    def program(hparams, weights, stacked, outer_batch, *arrays):
+        batch_at = batch_stream(batch_function or stacked)
+        batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+        check_problem(problem, hparams, weights, batch, outer_batch)
+        if depth is not None:  # None: what is called will warn by itself
+            span = min(depth, horizon)
+            warn_if_zero(problem, hparams, weights, batch, outer_batch, span, name)
+        task = (problem, hparams, weights, batch_at, horizon, outer_batch)
+        return function(*task, *arrays, *options)
+
+    return program
+
+
+def _hypergradient(problem, hparams, weights, batch_at, horizon, outer_batch, method, *options):
+    result, info = method(problem, hparams, weights, batch_at, horizon, outer_batch, *options)
+    return result, info._replace(
+        products=spend(no_products(), info.products),
+        finite=is_finite((result, info.outer_loss)),
     )
-    previous, _ = run(problem, hparams, weights, batch_at, jnp.arange(horizon - 1))
-    batch = batch_at(jnp.asarray(horizon - 1))
+
+
+def _at_last_step(problem, hparams, weights, batch_at, horizon, outer_batch, method: LastStep):
+    previous, _ = run(problem, hparams, weights, batch_at, horizon - 1)
+    batch = batch_at(jnp.asarray(horizon - 1, jnp.int32))
     final = problem.update(previous, hparams, batch)
     loss, alpha, first_order = outer_pullback(problem, final, hparams, outer_batch)
-    second_order = method.second_order(problem, previous, hparams, batch, alpha)
-    result = Hypergradient(first_order, second_order)
-    info = OfflineInfo(final, loss, method.products(weights))
-    return (result, info) if return_info else result
+    second_order, products = method.second_order(problem, previous, hparams, batch, alpha)
+    return Hypergradient(first_order, second_order), OfflineInfo(final, loss, products)
 
 
 def online_last_step(method: LastStep, problem: Problem) -> Estimator:
     """The same method after every inner step."""
 
     def init(signature, weights, hparams, batch):
-        return LastStepState(signature, jnp.zeros((), jnp.int32))
+        return LastStepState(signature, no_products())
 
     def estimate(state, transition):
         previous, current, hparams, batch, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
-        second_order = method.second_order(problem, previous, hparams, batch, alpha)
-        products = state.products + method.products(previous)
-        return Hypergradient(first_order, second_order), state._replace(products=products)
+        second_order, products = method.second_order(problem, previous, hparams, batch, alpha)
+        state = state._replace(products=spend(state.products, products))
+        return Hypergradient(first_order, second_order), state
 
     return make_estimator(
         problem, method.depth, method.name, init, lambda state, *_: state, estimate

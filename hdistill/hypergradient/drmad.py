@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from hdistill.hypergradient.backward import backward
-from hdistill.hypergradient.base import Hypergradient, OfflineInfo, open_offline
+from hdistill.hypergradient.base import ALL, Arguments, Hypergradient, OfflineInfo, run_offline
 from hdistill.problem import run
 from hdistill.products import outer_pullback
+from hdistill.reach import unchanged
 from hdistill.tree import dtype_of, is_real
 
 
@@ -17,8 +18,11 @@ def drmad(
 
     Â_t and B̂_t are the Jacobians of Φ(·, λ; D_t) at ŵ_{t-1} = (1 - (t-1)/T) w_0 + ((t-1)/T) w_T.
 
-    Memory is constant in T: the trajectory is interpolated, never stored. Exact where the true
-    trajectory is a straight line walked at constant speed.
+    Memory is constant in T: the trajectory is interpolated, never stored. The exception is what
+    takes no derivative and changes from step to step, such as a step counter or a key: of such
+    leaves those of all T steps are stored (4 bytes a step for a counter), because between two of
+    them there is nothing. Exact where the true trajectory is a straight line walked at constant
+    speed.
 
     References:
       Fu et al., "DrMAD: Distilling Reverse-Mode Automatic Differentiation for Optimizing
@@ -43,35 +47,44 @@ def drmad(
     Warns:
       ZeroHypergradientWarning: no path leads from some leaf of λ to L_val.
     """
-    batch_at, horizon = open_offline(
-        problem, hparams, weights, batches, outer_batch, horizon, None, "drmad"
-    )
-    steps = jnp.arange(horizon)
-    final, _ = run(problem, hparams, weights, batch_at, steps)
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
+    return run_offline(_drmad, "drmad", ALL, arguments, return_info)
+
+
+def _drmad(problem, hparams, weights, batch_at, horizon, outer_batch):
+    final, point_at = straight_line(problem, hparams, weights, batch_at, horizon)
     loss, alpha, first_order = outer_pullback(problem, final, hparams, outer_batch)
-    point_at = line(weights, final, horizon)
-    _, second_order, _ = backward(problem, hparams, point_at, batch_at, steps, alpha)
-    result = Hypergradient(first_order, second_order)
+    _, second_order, _ = backward(problem, hparams, point_at, batch_at, horizon, alpha)
     info = OfflineInfo(final, loss, 2 * horizon - 1)
-    return (result, info) if return_info else result
+    return Hypergradient(first_order, second_order), info
 
 
-def line(first, last, horizon: int):
-    """t -> (1 - t/T) w_0 + (t/T) w_T, for t = 0..T (t here is the paper's t - 1).
+def straight_line(problem, hparams, weights, batch_at, horizon: int):
+    """Runs the inner optimisation. Returns w_T and t -> ŵ_t = (1 - t/T) w_0 + (t/T) w_T.
 
-    Signed integer leaves (step counters) are interpolated and rounded, which is exact for a
-    counter; other leaves (keys, flags) stay those of w_0.
+    t = 0..T here is the paper's t - 1. Leaves that take no derivative (step counters, keys) are
+    those of the true w_t: w_0's where Φ hands them on as they are, and stored elsewhere.
     """
+    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+    same = unchanged(problem, hparams, weights, batch)
+    stored = [not (is_real(leaf) or same) for leaf, same in zip(jax.tree.leaves(weights), same)]
+
+    def keep(weights):
+        return [leaf for leaf, chosen in zip(jax.tree.leaves(weights), stored) if chosen]
+
+    final, steps = run(problem, hparams, weights, batch_at, horizon, keep=keep)
 
     def point_at(t):
-        def between(a, b):
+        true = iter(jax.tree.map(lambda x: x[t], steps))
+
+        def between(a, b, stored):
             if is_real(a):
-                share = jnp.asarray(t, dtype_of(a)) / horizon
+                wide = jnp.promote_types(dtype_of(a), jnp.float32)  # half precision counts to 256
+                share = (jnp.asarray(t, wide) / horizon).astype(dtype_of(a))
                 return (1 - share) * a + share * b
-            if jnp.issubdtype(dtype_of(a), jnp.signedinteger):
-                return a + ((b - a) * t + horizon // 2).astype(dtype_of(a)) // horizon
-            return a
+            return next(true) if stored else a
 
-        return jax.tree.map(between, first, last)
+        ends = zip(jax.tree.leaves(weights), jax.tree.leaves(final), stored)
+        return jax.tree.unflatten(jax.tree.structure(weights), [between(*x) for x in ends])
 
-    return point_at
+    return final, point_at

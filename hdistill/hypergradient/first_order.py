@@ -3,6 +3,7 @@
 import optax
 
 from hdistill.hypergradient.base import (
+    Arguments,
     Estimator,
     Hypergradient,
     LastStep,
@@ -14,8 +15,7 @@ from hdistill.hypergradient.base import (
 _METHOD = LastStep(
     name="first_order",
     depth=0,
-    products=lambda weights: 0,
-    second_order=lambda problem, previous, hparams, batch, alpha: optax.tree.zeros_like(hparams),
+    second_order=lambda problem, previous, hparams, *_: (optax.tree.zeros_like(hparams), 0),
 )
 
 
@@ -42,9 +42,8 @@ def first_order(
     Warns:
       ZeroHypergradientWarning: L_val does not depend on some leaf of λ.
     """
-    return offline_last_step(
-        _METHOD, problem, hparams, weights, batches, outer_batch, horizon, return_info
-    )
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
+    return offline_last_step(_METHOD, arguments, return_info)
 
 
 def online_first_order(problem) -> Estimator:

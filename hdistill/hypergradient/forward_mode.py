@@ -1,6 +1,5 @@
 """Forward mode (FMD): the Jacobian dw/dλ carried along the inner optimisation."""
 
-import sys
 from typing import NamedTuple
 
 import jax
@@ -9,14 +8,18 @@ from jax.flatten_util import ravel_pytree
 
 from hdistill.checks import Signature
 from hdistill.hypergradient.base import (
+    ALL,
+    Arguments,
     Estimator,
     Hypergradient,
     OfflineInfo,
     make_estimator,
-    open_offline,
+    no_products,
+    run_offline,
+    spend,
 )
 from hdistill.products import outer_pullback
-from hdistill.tree import dtype_of, split
+from hdistill.tree import dtype_of, split, vary_like
 
 
 class ForwardModeState(NamedTuple):
@@ -56,21 +59,21 @@ def forward_mode(
     Warns:
       ZeroHypergradientWarning: no path leads from some leaf of λ to L_val.
     """
-    batch_at, horizon = open_offline(
-        problem, hparams, weights, batches, outer_batch, horizon, None, "forward_mode"
-    )
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
+    return run_offline(_forward_mode, "forward_mode", ALL, arguments, return_info)
 
-    def body(carry, t):
-        weights, jacobian = carry
+
+def _forward_mode(problem, hparams, weights, batch_at, horizon, outer_batch):
+    def body(carry, _):
+        t, weights, jacobian = carry
         batch = batch_at(t)
         jacobian = _push(problem, weights, hparams, batch, jacobian)
-        return (problem.update(weights, hparams, batch), jacobian), None
+        return (t + 1, problem.update(weights, hparams, batch), jacobian), None
 
-    start = (weights, _zero(weights, hparams))
-    (final, jacobian), _ = jax.lax.scan(body, start, jnp.arange(horizon))
+    start = (jnp.zeros((), jnp.int32), weights, _zero(weights, hparams))
+    (_, final, jacobian), _ = jax.lax.scan(body, start, length=horizon)
     loss, result = _contract(problem, final, hparams, outer_batch, jacobian)
-    info = OfflineInfo(final, loss, horizon * _count(hparams))
-    return (result, info) if return_info else result
+    return result, OfflineInfo(final, loss, horizon * _count(hparams))
 
 
 def online_forward_mode(problem) -> Estimator:
@@ -88,19 +91,19 @@ def online_forward_mode(problem) -> Estimator:
     """
 
     def init(signature, weights, hparams, batch):
-        return ForwardModeState(signature, jnp.zeros((), jnp.int32), _zero(weights, hparams))
+        return ForwardModeState(signature, no_products(), _zero(weights, hparams))
 
     def observe(state, transition, key):
         previous, _, hparams, batch, _ = transition
         jacobian = _push(problem, previous, hparams, batch, state.jacobian)
-        products = state.products + _count(hparams)
+        products = spend(state.products, _count(hparams))
         return state._replace(jacobian=jacobian, products=products)
 
     def estimate(state, transition):
         _, current, hparams, _, outer_batch = transition
         return _contract(problem, current, hparams, outer_batch, state.jacobian)[1], state
 
-    return make_estimator(problem, sys.maxsize, "forward_mode", init, observe, estimate)
+    return make_estimator(problem, ALL, "forward_mode", init, observe, estimate)
 
 
 def _count(hparams) -> int:
@@ -108,7 +111,8 @@ def _count(hparams) -> int:
 
 
 def _zero(weights, hparams):
-    return [jnp.zeros((_count(hparams), *jnp.shape(x)), dtype_of(x)) for x in split(weights)[0]]
+    zero = [jnp.zeros((_count(hparams), *jnp.shape(x)), dtype_of(x)) for x in split(weights)[0]]
+    return vary_like(zero, (weights, hparams))
 
 
 def _push(problem, weights, hparams, batch, jacobian):
@@ -120,7 +124,7 @@ def _push(problem, weights, hparams, batch, jacobian):
         return split(problem.update(merge(values), hparams, batch))[0]
 
     def column(j, tangent):
-        unit = unravel(jax.nn.one_hot(j, flat.size, dtype=flat.dtype))
+        unit = vary_like(unravel(jax.nn.one_hot(j, flat.size, dtype=flat.dtype)), hparams)
         return jax.jvp(phi, (real, hparams), (tangent, unit))[1]
 
     return jax.vmap(column)(jnp.arange(flat.size), jacobian)

@@ -3,11 +3,16 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from hdistill.checks import Signature, check_gamma
-from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    make_estimator,
+    no_products,
+    spend,
+)
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import scale
 
@@ -41,14 +46,14 @@ def online_greedy(problem, *, gamma: float = 0.9) -> Estimator:
     gamma = check_gamma(gamma)
 
     def init(signature, weights, hparams, batch):
-        return GreedyState(signature, jnp.zeros((), jnp.int32), optax.tree.zeros_like(hparams))
+        return GreedyState(signature, no_products(), optax.tree.zeros_like(hparams))
 
     def estimate(state, transition):
         previous, current, hparams, batch, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         latest = hparams_pullback(problem, previous, hparams, batch, alpha)
         total = optax.tree.add(scale(gamma, state.total), latest)
-        state = state._replace(total=total, products=state.products + 1)
+        state = state._replace(total=total, products=spend(state.products, 1))
         return Hypergradient(first_order, total), state
 
     return make_estimator(problem, 1, "greedy", init, lambda state, *_: state, estimate)

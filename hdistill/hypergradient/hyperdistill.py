@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from hdistill.checks import Signature, check_gamma
-from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    make_estimator,
+    no_products,
+    spend,
+)
 from hdistill.hypergradient.distill import check_batch, mix_batches, mix_weights
 from hdistill.hypergradient.size import size_fit
 from hdistill.products import hparams_pullback, outer_pullback
@@ -36,7 +42,8 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
         π*_t = θ ‖v_t‖ S_t                                                 (Eq. 15)
 
     so that with a fitted size g_t = g_t^FO + θ S_t v_t, without any division. θ is `state.theta`:
-    fit it with `hd.fit_size` and `state._replace(theta=theta)`; the learner does so by itself.
+    fit it with `hd.fit_size` and `state._replace(theta=theta)`; the learner does so by itself, and
+    refuses a θ that is not finite or not positive (`hd.FitStatus`), which moves λ uphill.
     γ = 0 with θ = 1 is `one_step`; γ = 1 distils to the plain average of the trajectory.
 
     Weights' integer leaves (step counters) take no average: w* has those of w_{t-1}.
@@ -58,14 +65,16 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
       ValueError: γ outside [0, 1], another size, or batches whose leading axes differ.
     """
     gamma = check_gamma(gamma)
-    fitted = size == "fit"
-    if not fitted and not (isinstance(size, numbers.Real) and 0 <= size < math.inf):
-        raise ValueError(f"size={size!r}: expected 'fit' or a finite number >= 0")
+    fitted = isinstance(size, str) and size == "fit"
+    if not fitted and not (
+        isinstance(size, numbers.Real) and not isinstance(size, bool) and 0 <= size < math.inf
+    ):
+        raise ValueError(f"size={size!r}: expected 'fit' or a finite Python number >= 0")
 
     def init(signature, weights, hparams, batch):
         return HyperDistillState(
             signature,
-            products=jnp.zeros((), jnp.int32),
+            products=no_products(),
             theta=jnp.ones(()),
             weights=jax.tree.map(jnp.asarray, weights),
             batch=check_batch(batch),
@@ -73,6 +82,7 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
         )
 
     def observe(state, transition, key):
+        Signature.of(state.batch).check("transition.batch", transition.batch)
         weights, share, decay_sum = mix_weights(
             gamma, state.decay_sum, state.weights, transition.previous
         )
@@ -89,7 +99,7 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
         second_order = (
             scale(state.theta * state.decay_sum, v) if fitted else scale(size, unit(v)[0])
         )
-        state = state._replace(products=state.products + 1)
+        state = state._replace(products=spend(state.products, 1))
         return Hypergradient(first_order, second_order), state
 
     fit = size_fit(problem, gamma) if fitted else None

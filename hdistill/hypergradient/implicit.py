@@ -1,12 +1,15 @@
 """Implicit differentiation of the fixed point of Φ, by several ways of inverting I - A."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from hdistill.checks import check_count
+from hdistill.checks import check_choice, check_count
 from hdistill.hypergradient.base import (
+    Arguments,
     Estimator,
     Hypergradient,
     LastStep,
@@ -15,7 +18,7 @@ from hdistill.hypergradient.base import (
     online_last_step,
 )
 from hdistill.products import hparams_pullback
-from hdistill.tree import split
+from hdistill.tree import split, vary_like
 
 
 def implicit(
@@ -36,13 +39,21 @@ def implicit(
     itself, momentum and all, not plain gradient descent on the inner loss. Exact where w_T is a
     fixed point of a contracting Φ.
 
+    Weights that λ does not reach (a frozen body, the rate that `optax.inject_hyperparams` carries,
+    a unit that is dead on the whole batch) have no response to λ, and Φ may carry them unchanged,
+    which makes I - A singular. They are left out: with U the weights that λ reaches through any
+    number of steps, g^SO = α_U (I - A_UU)⁻¹ B_U, the limit of the Neumann sum.
+
     Solvers, x = α (I - A)⁻¹:
       identity: x = α. One product; the same as `one_step`.
       neumann: x = Σ_{k=0..terms} α A^k (Lorraine et al. 2020). terms + 1 products.
       cg: conjugate gradient on the normal equations (I-A)(I-A)ᵀ xᵀ = (I-A) αᵀ, at most `terms`
         iterations (Rajeswaran et al. 2019 use plain CG on the Hessian; with momentum in the
-        state A is not symmetric, hence the normal equations). At most 2·terms + 2 products.
-      exact: A is formed, one product for each weight, and the system solved. Small weights only.
+        state A is not symmetric, hence the normal equations). At most 2·terms + 2 products, and
+        two or three to find U.
+      exact: A is formed, one product for each weight (and two or three to find U), and the system
+        solved. Small weights only. Where I - A_UU is singular still, the result is nan, and
+        `info.finite` says so.
 
     References:
       Lorraine et al., "Optimizing Millions of Hyperparameters by Implicit Differentiation",
@@ -57,7 +68,7 @@ def implicit(
       solver: "neumann", "cg", "identity" or "exact".
       terms: highest power of A (neumann), or number of iterations (cg).
       horizon: T, where `batches` does not tell it.
-      return_info: also return an `OfflineInfo`; its products are the upper bound for cg.
+      return_info: also return an `OfflineInfo`; its products count cg's iterations as `terms`.
 
     Returns:
       A `Hypergradient`; with `return_info`, a pair with the info.
@@ -69,16 +80,8 @@ def implicit(
     Warns:
       ZeroHypergradientWarning: no path leads from some leaf of λ through one step to L_val.
     """
-    return offline_last_step(
-        _method(solver, terms),
-        problem,
-        hparams,
-        weights,
-        batches,
-        outer_batch,
-        horizon,
-        return_info,
-    )
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
+    return offline_last_step(_method(solver, terms), arguments, return_info)
 
 
 def online_implicit(problem, *, solver: str = "neumann", terms: int = 5) -> Estimator:
@@ -102,67 +105,107 @@ def online_implicit(problem, *, solver: str = "neumann", terms: int = 5) -> Esti
 
 
 def _method(solver: str, terms: int) -> LastStep:
-    if solver not in _SOLVERS:
-        raise ValueError(f"solver={solver!r}: expected one of {sorted(_SOLVERS)}")
-    terms = check_count("terms", terms, least=1 if solver == "cg" else 0)
-    solve, products = _SOLVERS[solver]
+    check_choice("solver", solver, _SOLVERS)
+    return _last_step(solver, check_count("terms", terms, least=1 if solver == "cg" else 0))
 
+
+@functools.cache  # so that two calls with the same options share a program
+def _last_step(solver: str, terms: int) -> LastStep:
     def second_order(problem, previous, hparams, batch, alpha):
         real, merge = split(previous)
 
-        def phi(values):
+        def phi(values, hparams):
             return split(problem.update(merge(values), hparams, batch))[0]
 
-        return hparams_pullback(problem, previous, hparams, batch, solve(phi, real, alpha, terms))
+        x, products = _SOLVERS[solver](phi, real, hparams, alpha, terms)
+        return hparams_pullback(problem, previous, hparams, batch, x), products
 
-    return LastStep(
-        f"implicit(solver={solver!r})",
-        1,
-        lambda weights: products(sum(jnp.size(x) for x in split(weights)[0]), terms),
-        second_order,
-    )
+    return LastStep(f"implicit(solver={solver!r})", 1, second_order)
 
 
-def _neumann(phi, point, alpha, terms):
-    _, pullback = jax.vjp(phi, point)
+def _identity(phi, point, hparams, alpha, terms):
+    return alpha, 1
+
+
+def _neumann(phi, point, hparams, alpha, terms):
+    _, pullback = jax.vjp(lambda w: phi(w, hparams), point)
 
     def body(carry, _):
         power, total = carry
         (power,) = pullback(power)
         return (power, optax.tree.add(total, power)), None
 
-    return jax.lax.scan(body, (alpha, alpha), length=terms)[0][1]
+    return jax.lax.scan(body, (alpha, alpha), length=terms)[0][1], terms + 1
 
 
-def _cg(phi, point, alpha, terms):
-    _, push = jax.linearize(phi, point)
-    pull = jax.linear_transpose(push, point)
+def _cg(phi, point, hparams, alpha, terms):
+    _, push_both = jax.linearize(phi, point, hparams)
+    nothing = optax.tree.zeros_like(hparams)
+    pull = jax.linear_transpose(lambda x: push_both(x, nothing), point)
+    reached, pushes = _reached(push_both, point, hparams)
+
+    def inside(x):
+        return jax.tree.map(lambda r, x: jnp.where(r, x, 0), reached, x)
 
     def left(x):  # (I - A) x
-        return optax.tree.sub(x, push(x))
+        return optax.tree.sub(x, inside(push_both(x, nothing)))
 
     def right(x):  # (I - A)ᵀ x
-        return optax.tree.sub(x, pull(x)[0])
+        return optax.tree.sub(x, inside(pull(x)[0]))
 
     # Iterates to the last digit or `terms`, whichever comes first.
     tolerance = jnp.finfo(jnp.result_type(*alpha)).eps
-    return jax.scipy.sparse.linalg.cg(
-        lambda x: left(right(x)), left(alpha), tol=tolerance, maxiter=terms
-    )[0]
+    solution, _ = jax.scipy.sparse.linalg.cg(
+        lambda x: left(right(x)), left(inside(alpha)), tol=tolerance, maxiter=terms
+    )
+    return solution, 2 * terms + 2 + pushes
 
 
-def _exact(phi, point, alpha, terms):
+def _exact(phi, point, hparams, alpha, terms):
     flat, unravel = ravel_pytree(point)
-    jacobian = jax.jacrev(lambda x: ravel_pytree(phi(unravel(x)))[0])(flat)
+    jacobian = jax.jacrev(lambda x: ravel_pytree(phi(unravel(x), hparams))[0])(flat)
+    _, push = jax.linearize(phi, point, hparams)
+    reached, pushes = _reached(push, point, hparams)
+    reached, _ = ravel_pytree(reached)
     wide = jnp.promote_types(flat.dtype, jnp.float32)  # solvers know no half precision
-    system = (jnp.eye(flat.size, dtype=wide) - jacobian.astype(wide)).T
-    solution = jnp.linalg.solve(system, ravel_pytree(alpha)[0].astype(wide))
-    return unravel(solution.astype(flat.dtype))
+    identity, target = jnp.eye(flat.size, dtype=wide), ravel_pytree(alpha)[0].astype(wide)
+    both = reached[:, None] & reached[None, :]
+    system = jnp.where(both, identity - jacobian.astype(wide), identity)
+    target = jnp.where(reached, target, 0)
+    solution = jnp.linalg.solve(system.T, target)
+    # Of a singular system the solver returns any numbers.
+    solved = jnp.abs(solution @ system - target).max() <= 0.01 * jnp.abs(target).max()
+    solution = jnp.where(solved, solution, jnp.nan).astype(flat.dtype)
+    return unravel(solution), flat.size + 1 + pushes
 
 
-_SOLVERS = {  # name: (solve, products as a function of the number of weights and terms)
-    "identity": (lambda phi, point, alpha, terms: alpha, lambda size, terms: 1),
-    "neumann": (_neumann, lambda size, terms: terms + 1),
-    "cg": (_cg, lambda size, terms: 2 * terms + 2),
-    "exact": (_exact, lambda size, terms: size + 1),
-}
+def _reached(push, point, hparams):
+    """Which weights λ reaches through any number of steps, and how many products that took.
+
+    Tangents of random numbers, fresh at each step, start from λ; an entry that none arrives at
+    does not depend on λ. The steps end when they find no entry that is new.
+
+    Args:
+      push: (tangent of the weights, tangent of λ) -> tangent of Φ.
+
+    Returns:
+      (bool arrays of the structure of `point`, int32 []).
+    """
+
+    def step(carry):
+        reached, _, pushes = carry
+        first, second = jax.random.split(jax.random.fold_in(jax.random.key(0), pushes))
+        noise = optax.tree.random_like(first, point)
+        known = jax.tree.map(lambda r, x: jnp.where(r, x, 0), reached, noise)
+        arrived = push(known, optax.tree.random_like(second, hparams))
+        grown = jax.tree.map(lambda r, x: r | (x != 0), reached, arrived)
+        pairs = zip(jax.tree.leaves(grown), jax.tree.leaves(reached))
+        return grown, jnp.any(jnp.stack([(a != b).any() for a, b in pairs])), pushes + 1
+
+    start = jax.tree.map(lambda x: jnp.zeros_like(x, bool), point)
+    carry = (start, vary_like(jnp.array(True), point), vary_like(jnp.int32(0), point))
+    reached, _, pushes = jax.lax.while_loop(lambda carry: carry[1], step, carry)
+    return reached, pushes
+
+
+_SOLVERS = {"identity": _identity, "neumann": _neumann, "cg": _cg, "exact": _exact}

@@ -1,6 +1,7 @@
 """One step: the response of the weights through the last inner step alone."""
 
 from hdistill.hypergradient.base import (
+    Arguments,
     Estimator,
     Hypergradient,
     LastStep,
@@ -11,7 +12,7 @@ from hdistill.hypergradient.base import (
 from hdistill.products import hparams_pullback
 
 _METHOD = LastStep(
-    name="one_step", depth=1, products=lambda weights: 1, second_order=hparams_pullback
+    name="one_step", depth=1, second_order=lambda *arguments: (hparams_pullback(*arguments), 1)
 )
 
 
@@ -42,9 +43,8 @@ def one_step(
     Warns:
       ZeroHypergradientWarning: no path leads from some leaf of λ through one step to L_val.
     """
-    return offline_last_step(
-        _METHOD, problem, hparams, weights, batches, outer_batch, horizon, return_info
-    )
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
+    return offline_last_step(_METHOD, arguments, return_info)
 
 
 def online_one_step(problem) -> Estimator:

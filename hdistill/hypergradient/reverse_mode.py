@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import Signature, check_count
+from hdistill.checks import Signature, check_count, check_flag, check_memory
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.base import (
+    ALL,
+    Arguments,
     Estimator,
     Hypergradient,
     OfflineInfo,
     make_estimator,
-    open_offline,
+    no_products,
+    run_offline,
+    spend,
 )
 from hdistill.problem import run
 from hdistill.products import inner_pullback, outer_pullback
@@ -64,63 +68,62 @@ def reverse_mode(
     """
     if window is not None:
         window = check_count("window", window)
-    batch_at, horizon = open_offline(
-        problem,
-        hparams,
-        weights,
-        batches,
-        outer_batch,
-        horizon,
-        window,
-        "reverse_mode",
+    checkpoint = check_flag("checkpoint", checkpoint)
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
+    return run_offline(
+        _reverse_mode, "reverse_mode", window or ALL, arguments, return_info, checkpoint, window
     )
+
+
+def _reverse_mode(
+    problem, hparams, weights, batch_at, horizon, outer_batch, checkpoint: bool, window: int | None
+):
     span = horizon if window is None else min(window, horizon)
-    start, _ = run(problem, hparams, weights, batch_at, jnp.arange(horizon - span))
-    steps = jnp.arange(horizon - span, horizon)
+    start, _ = run(problem, hparams, weights, batch_at, horizon - span)
     sweep = _checkpointed if checkpoint else _stored
-    final, pull = sweep(problem, hparams, start, batch_at, steps)
+    final, pull = sweep(problem, hparams, start, batch_at, span, horizon - span)
     loss, alpha, first_order = outer_pullback(problem, final, hparams, outer_batch)
     _, second_order = pull(alpha, optax.tree.zeros_like(hparams))
-    result = Hypergradient(first_order, second_order)
-    info = OfflineInfo(final, loss, 2 * span - 1)
-    return (result, info) if return_info else result
+    return Hypergradient(first_order, second_order), OfflineInfo(final, loss, 2 * span - 1)
 
 
-def _stored(problem, hparams, start, batch_at, steps):
+def _stored(problem, hparams, start, batch_at, steps, first):
     """Runs the steps, keeping every weight. Returns the last weights and (α, g) -> (α, g)."""
-    final, trajectory = run(problem, hparams, start, batch_at, steps, keep=True)
+    final, trajectory = run(problem, hparams, start, batch_at, steps, first, keep=lambda w: w)
 
     def pull(alpha, total):
         def point_at(t):
-            return jax.tree.map(lambda x: x[t - steps[0]], trajectory)
+            return jax.tree.map(lambda x: x[t - first], trajectory)
 
-        return backward(problem, hparams, point_at, batch_at, steps, alpha, total)[:2]
+        return backward(problem, hparams, point_at, batch_at, steps, alpha, first, total)[:2]
 
     return final, pull
 
 
-def _checkpointed(problem, hparams, start, batch_at, steps):
+def _checkpointed(problem, hparams, start, batch_at, steps, first):
     """Like `_stored`, keeping the weights at which each of about √T segments starts.
 
     What √T does not divide goes first, as a short segment of its own.
     """
-    length = math.isqrt(steps.size - 1) + 1  # ceil(√T)
-    rest = steps.size % length
-    segments = steps[rest:].reshape(-1, length)
-    first, _ = run(problem, hparams, start, batch_at, steps[:rest])
+    length = math.isqrt(steps - 1) + 1  # ceil(√T)
+    count, rest = divmod(steps, length)
+    weights, _ = run(problem, hparams, start, batch_at, rest, first)
+    begins = first + rest + length * jnp.arange(count, dtype=jnp.int32)
 
-    def forward(weights, segment):
-        return run(problem, hparams, weights, batch_at, segment)[0], weights
+    def forward(weights, begin):
+        return run(problem, hparams, weights, batch_at, length, begin)[0], weights
 
-    final, starts = jax.lax.scan(forward, first, segments)
+    final, starts = jax.lax.scan(forward, weights, begins)
 
     def pull_segment(carry, at):
-        weights, segment = at
-        return _stored(problem, hparams, weights, batch_at, segment)[1](*carry), None
+        weights, begin = at
+        return _stored(problem, hparams, weights, batch_at, length, begin)[1](*carry), None
 
     def pull(alpha, total):
-        carry, _ = jax.lax.scan(pull_segment, (alpha, total), (starts, segments), reverse=True)
-        return pull_segment(carry, (start, steps[:rest]))[0] if rest else carry
+        carry, _ = jax.lax.scan(pull_segment, (alpha, total), (starts, begins), reverse=True)
+        if not rest:
+            return carry
+        return _stored(problem, hparams, start, batch_at, rest, first)[1](*carry)
 
     return final, pull
 
@@ -132,7 +135,8 @@ class ReverseModeState(NamedTuple):
     products: jax.Array  # int32 []
     weights: object  # w_{t-1} of the last K steps, each leaf [K, ...]
     batches: object  # D_t of the last K steps, each leaf [K, ...]
-    seen: jax.Array  # t, int32 []
+    place: jax.Array  # where in the ring the next transition goes, int32 []
+    span: jax.Array  # min(t, K), int32 []
 
 
 def online_reverse_mode(problem, *, window: int) -> Estimator:
@@ -159,33 +163,41 @@ def online_reverse_mode(problem, *, window: int) -> Estimator:
     window = check_count("window", window)
 
     def init(signature, weights, hparams, batch):
-        def ring(tree):
-            return jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * window), tree)
+        size = sum(jnp.asarray(x).nbytes for x in jax.tree.leaves((weights, batch)))
+        check_memory("window", window, "so many weights and batches", window * size)
 
-        zero = jnp.zeros((), jnp.int32)
-        return ReverseModeState(signature, zero, ring(weights), ring(batch), zero)
+        def ring(x):
+            return jnp.broadcast_to(jnp.asarray(x)[None], (window, *jnp.shape(x)))
+
+        none = jnp.zeros((), jnp.int32)
+        rings = jax.tree.map(ring, (weights, batch))
+        return ReverseModeState(signature, no_products(), *rings, none, none)
 
     def observe(state, transition, key):
-        def put(ring, item):
-            return jax.tree.map(lambda r, x: r.at[state.seen % window].set(x), ring, item)
+        def put(name, ring, item):
+            Signature.of(jax.tree.map(lambda r: r[0], ring)).check(name, item)
+            return jax.tree.map(lambda r, x: r.at[state.place].set(x), ring, item)
 
         return state._replace(
-            weights=put(state.weights, transition.previous),
-            batches=put(state.batches, transition.batch),
-            seen=state.seen + 1,
+            weights=put("transition.previous", state.weights, transition.previous),
+            batches=put("transition.batch", state.batches, transition.batch),
+            place=(state.place + 1) % window,
+            span=jnp.minimum(state.span + 1, window),
         )
 
     def estimate(state, transition):
         hparams, outer_batch = transition.hparams, transition.outer_batch
-        span = jnp.minimum(state.seen, window)
+        span = state.span
 
-        def take(ring, i):  # of the last `span` steps the i-th
-            return jax.tree.map(lambda r: r[(state.seen - span + i) % window], ring)
+        def at(i):  # the place of the i-th of the last `span` steps
+            return (state.place - span + i) % window
+
+        def take(ring, i):
+            return jax.tree.map(lambda r: r[at(i)], ring)
 
         def advance(i, carry):
             weights, ring = carry
-            at = (state.seen - span + i) % window
-            ring = jax.tree.map(lambda r, x: r.at[at].set(x), ring, weights)
+            ring = jax.tree.map(lambda r, x: r.at[at(i)].set(x), ring, weights)
             return problem.update(weights, hparams, take(state.batches, i)), ring
 
         def pull(s, carry):
@@ -199,7 +211,7 @@ def online_reverse_mode(problem, *, window: int) -> Estimator:
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         zero = optax.tree.zeros_like(hparams)
         _, second_order = jax.lax.fori_loop(0, span, pull, (alpha, zero))
-        state = state._replace(products=state.products + 2 * span - 1)
+        state = state._replace(products=spend(state.products, 2 * span - 1))
         return Hypergradient(first_order, second_order), state
 
     return make_estimator(problem, window, "reverse_mode", init, observe, estimate)

@@ -8,11 +8,18 @@ import optax
 
 from hdistill.checks import Signature, check_gamma, check_positive
 from hdistill.hypergradient.average import Average, empty, extend
-from hdistill.hypergradient.base import Estimator, Fit, Hypergradient, make_estimator
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    make_estimator,
+    no_products,
+    spend,
+)
 from hdistill.hypergradient.distill import mix_weights
+from hdistill.hypergradient.fit import Fit
 from hdistill.hypergradient.size import measure_sizes, size_products
 from hdistill.products import hparams_pullback, outer_pullback
-from hdistill.tree import scale
+from hdistill.tree import scale, select
 
 MEMORY = 0.65  # ρ
 NEGLIGIBLE = 1e-3  # a ‖g^FO‖ below this share of ‖g^SO‖ says nothing of how long g^SO may be
@@ -69,11 +76,11 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     Warning: this departs from the paper, on purpose, in five places: D_t for D*_t, a mean for the
     last product, θ fitted to norms, and two bounds. There u_t = θ S_t v_t. A mean over products at
     fresh batches sees more examples than one product at a mixture of as many batches, for the same
-    price. θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖² over all tasks, and is zero where Σ m_sᵀ g_s^SO <= 0 or a sum
-    overflows: least squares shrinks the term by its cosine to the exact one, and the sinusoid study
-    does worse with it. Literal HyperDistill, without a bound, ends not finite on some seeds of that
-    study. This form, γ, ρ and κ were chosen on the sinusoid study and on WarpGrad's cosines
-    (RESULTS.md).
+    price. θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖² over all tasks; where Σ m_sᵀ g_s^SO <= 0 or a sum overflows
+    the fit is refused and θ stays what it was (`hd.FitStatus`). Least squares shrinks the term by
+    its cosine to the exact one, and the sinusoid study does worse with it. Literal HyperDistill,
+    without a bound, ends not finite on some seeds of that study. This form, γ, ρ and κ were chosen
+    on the sinusoid study and on WarpGrad's cosines (RESULTS.md).
 
     References:
       Mardia and Jupp, "Directional Statistics", 2000, for R.
@@ -92,7 +99,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     def init(signature, weights, hparams, batch):
         return RobustState(
             signature,
-            products=jnp.zeros((), jnp.int32),
+            products=no_products(),
             theta=RobustSize(jnp.ones(()), jnp.full((), jnp.inf)),
             weights=jax.tree.map(jnp.asarray, weights),
             decay_sum=jnp.zeros(()),
@@ -104,13 +111,14 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         weights, _, decay_sum = mix_weights(
             gamma, state.decay_sum, state.weights, transition.previous
         )
-        return state._replace(weights=weights, decay_sum=decay_sum, steps=state.steps + 1)
+        return state._replace(weights=weights, decay_sum=decay_sum, steps=spend(state.steps, 1))
 
     def estimate(state, transition):
         _, current, hparams, batch, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         v = hparams_pullback(problem, state.weights, hparams, batch, alpha)
-        state = _remember(state._replace(products=state.products + 1), scale(state.decay_sum, v))
+        state = state._replace(products=spend(state.products, 1))
+        state = _remember(state, scale(state.decay_sum, v))
         mean, length = state.average.mean
         agreement = optax.tree.norm(mean) / jnp.where(length > 0, length, 1)
         found = Hypergradient(first_order, scale(_size(state), mean))
@@ -120,7 +128,8 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         x, y, norm = measure_sizes(problem, gamma, *arguments, memory=MEMORY)
         return jnp.vdot(x, y), jnp.mean(x**2), jnp.mean(norm**2)
 
-    fit = Fit(RobustSize(1.0, float("inf")), measure, _match_norms, size_products)
+    initial = RobustSize(1.0, float("inf"))
+    fit = Fit(initial, measure, _match_norms, size_products, lambda fitted: fitted.theta)
     return make_estimator(problem, 1, "robust_hyperdistill", init, observe, estimate, fit)
 
 
@@ -129,8 +138,7 @@ def _remember(state: RobustState, product) -> RobustState:
     norm = optax.tree.norm(product)
     usable = jnp.isfinite(norm)
     extended = extend(state.average, (product, norm), MEMORY)
-    average = jax.tree.map(lambda new, old: jnp.where(usable, new, old), extended, state.average)
-    return state._replace(average=average)
+    return state._replace(average=select(usable, extended, state.average))
 
 
 def _size(state: RobustState):
@@ -144,7 +152,8 @@ def _bound(found: Hypergradient, trust, limit) -> Hypergradient:
     fitted = jnp.isfinite(limit)
     first, second = optax.tree.norm(found.first_order), optax.tree.norm(found.second_order)
     negligible = first <= NEGLIGIBLE * jnp.where(fitted, limit, 0)
-    longest = trust * jnp.where(negligible, limit, first)
+    reference = jnp.where(negligible, jnp.where(fitted, limit, 0), first)
+    longest = jnp.where(negligible & ~fitted, jnp.inf, trust * reference)
     factor = jnp.where(second > longest, longest / jnp.where(second > 0, second, 1), 1)
     bounded = scale(factor, found.second_order)
     # A term that overflows says nothing, and where `longest` is infinite nothing has cut it.
@@ -157,5 +166,4 @@ def _bound(found: Hypergradient, trust, limit) -> Hypergradient:
 def _match_norms(statistics) -> RobustSize:
     xy, xx, squares = statistics
     theta = jnp.sqrt(squares / jnp.where(xx > 0, xx, 1))
-    usable = (xx > 0) & (xy > 0) & jnp.isfinite(theta)
-    return RobustSize(jnp.where(usable, theta, 0), jnp.sqrt(squares))
+    return RobustSize(jnp.where(xy <= 0, 0, theta), jnp.sqrt(squares))

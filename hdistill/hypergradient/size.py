@@ -9,10 +9,10 @@ import optax
 from hdistill.checks import check_gamma, check_key
 from hdistill.hypergradient.average import empty, extend
 from hdistill.hypergradient.backward import backward
-from hdistill.hypergradient.base import Fit, open_offline
+from hdistill.hypergradient.base import Arguments, open_offline
 from hdistill.hypergradient.distill import check_batch, mix_batches
-from hdistill.hypergradient.drmad import line
-from hdistill.problem import run
+from hdistill.hypergradient.drmad import straight_line
+from hdistill.hypergradient.fit import Fit
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import mix, scale, unit
 
@@ -40,7 +40,11 @@ def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9,
         x_s  = ‖v_s‖ S_s,  y_s = σ(v_s)ᵀ g_s^SO
         θ    = Σ x_s y_s / Σ x_s²
 
-    Costs T inner steps and 3T - 1 Jacobian products; memory is constant in T.
+    Costs T inner steps and 3T - 1 Jacobian products; memory is constant in T but for the weights'
+    leaves without derivative (see `hd.offline.drmad`).
+
+    Warning: θ is returned as it comes out, negative where the samples say so. An estimator with a
+    negative θ moves λ uphill; the learner refuses such a θ (`hd.FitStatus`).
 
     Args:
       problem: Φ and L_val.
@@ -56,15 +60,19 @@ def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9,
       (theta, samples): a floating scalar and `SizeSamples`. θ is 0 where every v_s is.
 
     Raises:
-      ValueError: γ outside [0, 1], a key that is none, batches whose leading axes differ, or
-        arguments that do not fit together; see `hdistill.checks`.
+      ValueError: γ outside [0, 1], a key that is not one typed key, batches whose leading axes
+        differ, or arguments that do not fit together; see `hdistill.checks`.
     """
     gamma = check_gamma(gamma)
     check_key(key)
-    batch_at, horizon = open_offline(
-        problem, hparams, weights, batches, outer_batch, horizon, 1, "fit_size"
-    )
-    x, y, _ = measure_sizes(problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key)
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
+    program, arrays = open_offline(_fit_size, "fit_size", 1, arguments, gamma)
+    return program(*arrays, key)
+
+
+def _fit_size(problem, hparams, weights, batch_at, horizon, outer_batch, key, gamma):
+    task = (hparams, weights, batch_at, horizon, outer_batch, key)
+    x, y, _ = measure_sizes(problem, gamma, *task)
     return least_squares((jnp.vdot(x, y), jnp.vdot(x, x))), SizeSamples(x, y)
 
 
@@ -97,10 +105,8 @@ def measure_sizes(
     With a `memory` ρ, of the ρ-decayed mean of S_1 v_1 .. S_s v_s in place of S_s v_s, and D_s in
     place of D*_s.
     """
-    steps = jnp.arange(horizon)
-    final, _ = run(problem, hparams, weights, batch_at, steps)
+    final, point_at = straight_line(problem, hparams, weights, batch_at, horizon)
     _, alpha, _ = outer_pullback(problem, final, hparams, outer_batch)
-    point_at = line(weights, final, horizon)
 
     def visit(carry, t, point, batch, second_order):
         weights, mixed, before, average = carry
@@ -115,7 +121,10 @@ def measure_sizes(
         best, exact = optax.tree.vdot(direction, second_order), optax.tree.norm(second_order)
         return (weights, mixed, decay_sum, average), (norm, best, exact)
 
-    mixed = None if memory is not None else check_batch(batch_at(steps[-1]))
-    start = (point_at(horizon - 1), mixed, jnp.zeros(()), empty(hparams))
-    seen = backward(problem, hparams, point_at, batch_at, steps, alpha, visit=visit, carry=start)[2]
+    last = jnp.asarray(horizon - 1, jnp.int32)
+    mixed = None if memory is not None else check_batch(batch_at(last))
+    start = (point_at(last), mixed, jnp.zeros(()), empty(hparams))
+    _, _, seen = backward(
+        problem, hparams, point_at, batch_at, horizon, alpha, visit=visit, carry=start
+    )
     return jax.tree.map(lambda x: x[::-1], seen)

@@ -1,0 +1,61 @@
+"""Sizes that an estimator has fitted before an inner optimisation, and the refusal of bad ones."""
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hdistill.tree import select
+
+
+class FitStatus(enum.IntEnum):
+    """What became of the fit of θ before an inner optimisation."""
+
+    NONE = 0  # the estimator fits nothing
+    NOT_DUE = 1  # an earlier θ stays in force
+    USED = 2  # the new θ is in force
+    REFUSED_NOT_FINITE = 3  # θ is not finite; the last one used, or the initial one, stays in force
+    REFUSED_NOT_POSITIVE = 4  # θ <= 0, which would send λ uphill; likewise
+
+
+class Fit(NamedTuple):
+    """How the `theta` of an estimator's state is fitted before an inner optimisation.
+
+    Attributes:
+      initial: what is in force before any fit, a pytree of floating scalars.
+      measure: `(hparams, weights, batch_at, horizon, outer_batch, key) -> statistics`, a pytree of
+        arrays; where there are several tasks, the mean over them is what counts.
+      solve: `statistics -> fitted`, like `initial`.
+      products: `horizon -> int`, Jacobian products that `measure` spends.
+      size: `fitted -> θ`, the factor of the second-order term among what is fitted.
+    """
+
+    initial: Any
+    measure: Callable[..., Any]
+    solve: Callable[[Any], Any]
+    products: Callable[[int], int]
+    size: Callable[[Any], jax.Array] = lambda fitted: fitted
+
+
+def before_any(fit: Fit):
+    """What is in force before any fit, as arrays."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), fit.initial)
+
+
+def settle(fit: Fit, statistics, old):
+    """(what is in force after a fit, its `FitStatus`, int8 []).
+
+    A θ that is not finite or not positive is refused, and `old` stays in force: the term's
+    direction is the exact one's, or nearly, so that a negative size moves λ uphill, and 0 leaves
+    nothing of the term.
+    """
+    new = jax.tree.map(lambda x, like: x.astype(like.dtype), fit.solve(statistics), old)
+    theta = fit.size(new)
+    status = jnp.where(
+        jnp.isfinite(theta),
+        jnp.where(theta > 0, FitStatus.USED, FitStatus.REFUSED_NOT_POSITIVE),
+        FitStatus.REFUSED_NOT_FINITE,
+    ).astype(jnp.int8)
+    return select(status == FitStatus.USED, new, old), status

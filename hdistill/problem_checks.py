@@ -1,0 +1,121 @@
+"""Checks of Φ, L_val and optimizers, on shapes alone: nothing is computed or compiled."""
+
+import numbers
+import warnings
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hdistill.checks import (
+    LARGEST,
+    Signature,
+    check_arrays,
+    check_examples,
+    check_hparams,
+    named,
+)
+from hdistill.reach import reaching_hparams
+from hdistill.tree import dtype_of, is_real, shapes
+
+
+class ZeroHypergradientWarning(UserWarning):
+    """A hyperparameter can get no hypergradient from the method chosen, whatever the values."""
+
+
+def check_functions(problem) -> None:
+    """A `Problem`: two functions."""
+    for name in ("update", "outer_loss"):
+        if not callable(getattr(problem, name, None)):
+            raise ValueError(
+                f"problem={problem!r}: expected hd.Problem(update, outer_loss) or "
+                f"hd.from_losses(...); its {name} is no function"
+            )
+
+
+def check_update(problem, hparams, weights, batch) -> None:
+    """Φ keeps the weights' structure, shapes and dtypes."""
+    name = "problem.update(weights, hparams, batch)"
+    Signature.of(weights).check(name, _result(name, problem.update, weights, hparams, batch))
+
+
+def check_problem(problem, hparams, weights, batch, outer_batch) -> None:
+    """Φ keeps the weights' structure, shapes and dtypes; L_val is a scalar; λ is floating point."""
+    check_functions(problem)
+    check_hparams(hparams)
+    check_arrays("weights", weights)
+    check_examples("batch", batch)
+    check_examples("outer_batch", outer_batch)
+    for path, leaf in named(weights, "weights"):
+        if jnp.issubdtype(dtype_of(leaf), jnp.complexfloating):
+            raise ValueError(f"{path} has dtype {dtype_of(leaf)}: expected real weights")
+    check_update(problem, hparams, weights, batch)
+    name = "problem.outer_loss(weights, hparams, batch)"
+    loss = _result(name, problem.outer_loss, weights, hparams, outer_batch)
+    if not jax.tree_util.all_leaves([loss]) or loss.shape or not is_real(loss):
+        raise ValueError(f"{name} returned {loss}: expected a real scalar")
+
+
+def _result(name: str, function, *arguments):
+    """The shapes of what a function returns, which must be arrays.
+
+    A Python number among them is a constant, through which no derivative passes.
+    """
+
+    def call(*arguments):
+        result = function(*arguments)
+        for path, leaf in named(result, name):
+            if isinstance(leaf, numbers.Number):
+                raise ValueError(
+                    f"{path} returned the Python number {leaf!r}: expected an array that depends "
+                    "on the arguments (jnp.asarray(...) for a constant)"
+                )
+        check_arrays(name, result)
+        return result
+
+    return jax.eval_shape(call, *shapes(arguments))
+
+
+def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, method: str) -> None:
+    """Warns of hyperparameters that the method can give no hypergradient, whatever the values.
+
+    Args:
+      depth: how many steps of Φ the method sees: 0 for first-order, 1 for the one-product methods,
+        T for full-horizon ones.
+      method: the name to use in the warning.
+    """
+    reached = reaching_hparams(problem, hparams, weights, batch, outer_batch, depth)
+    zero = [path for (path, _), live in zip(named(hparams, "hparams"), reached) if not live]
+    if zero:
+        steps = f"{depth} inner step(s) at most" if depth <= LARGEST else "any number of steps"
+        warnings.warn(
+            f"{method}: the hypergradient of {', '.join(zero)} is structurally zero: no path leads "
+            f"from there to the outer loss through {steps}",
+            ZeroHypergradientWarning,
+            stacklevel=4,
+        )
+
+
+def check_optimizer(name: str, optimizer) -> None:
+    """An optax transformation."""
+    if isinstance(optimizer, optax.GradientTransformation):
+        return
+    hint = ""
+    if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
+        hint = f"; take its {name}.gradient_transformation()"
+    elif callable(optimizer):
+        hint = "; call it, as optax.sgd(0.1)"
+    raise ValueError(f"{name}={optimizer!r}: expected an optax transformation{hint}")
+
+
+def transform(name: str, optimizer, gradient, state, params):
+    """`optimizer.update` of gradients, state and parameters, all that there is to give it."""
+    try:
+        return optimizer.update(gradient, state, params)
+    except TypeError as error:
+        if "required keyword-only argument" not in str(error):
+            raise
+        raise ValueError(
+            f"{name}={optimizer!r}: expected an optax transformation that needs gradients, state "
+            f"and parameters alone, but {error}"
+        ) from error
