@@ -226,4 +226,4 @@ def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
     )
     theta, status = settle(fit, batch.mean(found), state.theta)
     status = jnp.where(due, status, jnp.int8(FitStatus.NOT_DUE))
-    return select(due, theta, state.theta), status, due * fit.products(plan.horizon)
+    return select(due, theta, state.theta), status, jnp.where(due, fit.products(plan.horizon), 0)

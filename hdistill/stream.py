@@ -25,7 +25,7 @@ class StreamState(NamedTuple):
 
     signature: tuple[Signature, Signature]  # of (weights, hparams)
     done: jax.Array  # stretches done, int32 []
-    key: jax.Array  # typed PRNG key [], the same throughout: draws are numbered by the step
+    keys: tuple[jax.Array, jax.Array]  # typed, of the steps' draws and of the fits; always the same
     hparams: PyTree  # λ
     weights: PyTree  # w, which never restarts
     hyper_state: PyTree  # state of the hyper-optimizer
@@ -142,7 +142,7 @@ def stream(
         return StreamState(
             (Signature.of(weights), Signature.of(hparams)),
             jnp.zeros((), jnp.int32),
-            key,
+            tuple(jax.random.split(key)),
             hparams,
             weights,
             jax.tree.map(own, hyper_optimizer.init(hparams)),
@@ -167,18 +167,13 @@ def stream(
         batch_at = batch_stream(batches)
         batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
         check_problem(problem, state.hparams, state.weights, batch, outer_batch)
-        key = jax.random.fold_in(_keys(state)[1], state.done)
+        key = jax.random.fold_in(state.keys[1], state.done)
         found = plan.fit.measure(state.hparams, state.weights, batch_at, steps, outer_batch, key)
         theta, status = settle(plan.fit, found, state.theta)
         products = spend(jnp.int32(0), plan.fit.products(steps))
         return theta, FitInfo(plan.fit.size(theta), status, products)
 
     return Stream(init, jax.jit(step, donate_argnums=0), fit)
-
-
-def _keys(state: StreamState):
-    """(for the steps' draws, for the fits')."""
-    return jax.random.split(state.key)
 
 
 def _stretch(plan: Plan, state: StreamState, task):
@@ -188,7 +183,7 @@ def _stretch(plan: Plan, state: StreamState, task):
     def drop_axis(tree):
         return jax.tree.map(lambda x: x[0], tree)
 
-    tasks, (steps_key, fit_key) = add_axis(task), _keys(state)
+    tasks, (steps_key, fit_key) = add_axis(task), state.keys
     before = state.done * plan.horizon
     fit_keys = jax.random.fold_in(fit_key, state.done)[None]
     theta, status, fit_cost = fit_theta(plan, state, MetaBatch(tasks, fit_keys), before)
