@@ -3,6 +3,7 @@
 import dataclasses
 import numbers
 import os
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,8 @@ def check_key(key) -> None:
 
 def check_arrays(name: str, tree) -> None:
     """Every leaf is an array, a key or a Python number."""
+    if isinstance(tree, Iterator):
+        raise ValueError(f"{name} is a {type(tree).__name__}: expected an array or a tree of them")
     for path, leaf in named(tree, name):
         if isinstance(leaf, numbers.Number):
             continue
@@ -145,7 +148,8 @@ def check_hparams(hparams) -> None:
     """There are hyperparameters, and every one is floating point."""
     check_arrays("hparams", hparams)
     if not sum(np.size(x) for x in jax.tree.leaves(hparams)):
-        raise ValueError(f"hparams={hparams!r}: expected at least one hyperparameter")
+        shapes = jax.tree.map(jnp.shape, hparams)
+        raise ValueError(f"hparams={shapes}: expected at least one hyperparameter")
     for path, leaf in named(hparams, "hparams"):
         if not is_real(leaf):
             raise ValueError(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import checkify
 
-from hdistill.cache import compiled
+from hdistill.cache import compiled, is_tracing
 from hdistill.checks import check_arrays, check_count, check_no_list, leading_axis
 from hdistill.problem_checks import check_functions, check_optimizer, check_update, transform
 
@@ -59,7 +59,17 @@ def from_losses(
     Returns:
       A `Problem` over `InnerState` weights.
 
-    Warning: NANS
+    Warning: some transformations have no derivative where a gradient is exactly 0, and a method
+    that differentiates there is nan, as `jax.grad` is. Nothing is added to Φ to hide that:
+    `info.finite` says so, and a learner keeps λ as it is.
+
+    - Where one entry has been 0 since the start (a dead ReLU, an unused embedding), those that
+      divide by √v: adam, adamw, nadam, nadamw, amsgrad, radam, lamb, adopt, ademamix, prodigy,
+      dadapt_adamw, schedule_free_adamw, rmsprop(eps_in_sqrt=False), and muon, dog and mechanize.
+      Where there is an `eps_root`, give it: `optax.adam(1e-3, eps_root=1e-8)`.
+    - Where the whole gradient of a leaf, or of all, is 0 (example weights that start at 0), those
+      that divide by a norm too: clip_by_global_norm, clip_by_block_rms, adaptive_grad_clip,
+      normalize_by_update_norm, scale_by_trust_ratio, lars, novograd, adafactor, dowg.
 
     Raises:
       ValueError: an argument that is no function, or no optax transformation; from Φ, weights that
@@ -85,8 +95,8 @@ def from_losses(
 def _params_and_state(weights):
     if not isinstance(weights, InnerState):
         raise ValueError(
-            f"weights is a {type(weights).__name__}: expected "
-            "InnerState(params, optimizer.init(params)), since the problem is from_losses's"
+            "weights: expected an InnerState(params, optimizer.init(params)), since the problem is "
+            "from_losses's"
         )
     if isinstance(weights.params, optax.LookaheadParams):
         raise ValueError(
@@ -141,8 +151,10 @@ def batch_stream(batches) -> Callable[[jax.Array], PyTree]:
 def check_last_batch(batches, horizon: int) -> None:
     """A batch function still has data at t = T - 1, where JAX by itself would repeat the last.
 
-    It is called once, outside any compilation.
+    It is called once, outside any compilation; inside one its data may not be known yet.
     """
+    if is_tracing():
+        return
     checked = checkify.checkify(batches, errors=checkify.index_checks)
     error = checked(jnp.asarray(horizon - 1, jnp.int32))[0].get()
     if error:
@@ -181,6 +193,9 @@ def unroll(problem: Problem, hparams, weights, batches, horizon: int | None = No
 
 
 def _unroll(problem, function, horizon):
+    if function is not None:
+        check_last_batch(function, horizon)
+
     def call(hparams, weights, batches):
         batch_at = batch_stream(function or batches)
         batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))

@@ -152,7 +152,7 @@ def test_unroll_checks_its_update():
     wrong = case.problem._replace(update=lambda w, h, d: w._replace(params=w.params[:2]))
     with raises("problem.update", r"\(2,\)", r"\(4,\)"):
         hd.unroll(wrong, *case[1:4])
-    with raises("weights is a", "expected InnerState"):
+    with raises("weights", "expected an InnerState"):
         hd.unroll(case.problem, case.hparams, case.weights.params, case.batches)
 
 

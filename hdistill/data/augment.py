@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hdistill.checks import check_count
 from hdistill.data.pool import Examples
 
 
@@ -66,7 +67,11 @@ def draw_batch(key, examples: Examples, size: int, pad: int | None = 4):
 
     Returns:
       (images, labels): float32 [B, H, W, 3] in [-1, 1] and int32 [B].
+
+    Raises:
+      ValueError: a size below 1.
     """
+    size = check_count("size", size)
     index_key, augment_key = jax.random.split(key)
     index = jax.random.randint(index_key, (size,), 0, examples.labels.shape[0])
     images = examples.images[index]

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hdistill.checks import check_count
+
 
 class ClassSplit(NamedTuple):
     """Half-open ranges of class indices for meta-training, -validation and -testing."""
@@ -134,7 +136,7 @@ def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask
     if images.ndim != 5:
         raise ValueError(f"images: shape {images.shape}; expected [classes, per class, H, W, 3]")
     classes, per_class = images.shape[:2]
-    if not 1 <= ways <= classes:
+    if check_count("ways", ways) > classes:
         raise ValueError(f"ways={ways}: expected 1..{classes}, the number of classes")
     if not 0 <= corruption <= 1:
         raise ValueError(f"corruption={corruption}: expected a probability")

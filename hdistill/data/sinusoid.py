@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hdistill.checks import check_count
+
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, jnp.pi)
 RANGE = (-5.0, 5.0)
@@ -48,7 +50,11 @@ def sample_tasks(key, tasks: int, shots: int = 10) -> tuple[Points, Points]:
 
     Returns:
       (inner, outer): `Points` of floating [tasks, shots, 1].
+
+    Raises:
+      ValueError: tasks or shots below 1.
     """
+    tasks, shots = check_count("tasks", tasks), check_count("shots", shots)
     curve_key, inner_key, outer_key = jax.random.split(key, 3)
     curves = sample_curves(curve_key, tasks)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.cache import compiled, is_tracing
+from hdistill.cache import compiled
 from hdistill.checks import LARGEST, Signature, check_arrays, check_flag, check_hparams
 from hdistill.hypergradient.fit import Fit
 from hdistill.problem import (
@@ -229,7 +229,7 @@ def open_offline(function, name, depth, arguments: Arguments, *options):
 
 
 def _program(function, name, depth, problem, batch_function, horizon, *options):
-    if batch_function is not None and not is_tracing():
+    if batch_function is not None:
         check_last_batch(batch_function, horizon)
 
     def program(hparams, weights, stacked, outer_batch, *arrays):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hdistill.checks import check_count
 from hdistill.models.layers import BatchNorm, Conv, ConvBlock, flatten
 
 
@@ -83,6 +84,8 @@ class Anil(_Classifier):
     """
 
     def __init__(self, ways: int = 10, channels: int = 32):
+        check_count("ways", ways)
+        check_count("channels", channels)
         self.features = _Blocks(3, channels)
         self.head = _BlocksAndLinear(1, channels, ways)
 
@@ -107,6 +110,8 @@ class WarpGrad(_Classifier):
     """
 
     def __init__(self, ways: int = 10, channels: int = 32):
+        check_count("ways", ways)
+        check_count("channels", channels)
         self.blocks = [ConvBlock(channels) for _ in range(3)]
         self.warps = [_Warp() for _ in range(3)]
         self.linear = nn.Dense(ways)
@@ -140,6 +145,8 @@ class MetaWeightNet(_Classifier):
     LEAST = 0.1
 
     def __init__(self, ways: int = 10, channels: int = 32):
+        check_count("ways", ways)
+        check_count("channels", channels)
         self.classifier = _BlocksAndLinear(3, channels, ways)
         self.weighting = nn.Sequential([nn.Dense(200), nn.relu, nn.Dense(1), nn.sigmoid])
 
