@@ -1,5 +1,6 @@
 """Problems with known answers, for tests: a quadratic in closed form and a small MLP."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,32 @@ OPTIMIZERS = {
     "momentum": optax.sgd(LEARNING_RATE, momentum=0.9),
     # eps inside Adam's root as well: its derivative is infinite where a gradient is 0 exactly.
     "adam": optax.adam(LEARNING_RATE, eps_root=1e-8),
+}
+
+
+OFFLINE = {
+    "first_order": hd.offline.first_order,
+    "one_step": hd.offline.one_step,
+    "forward_mode": hd.offline.forward_mode,
+    "reverse_mode": hd.offline.reverse_mode,
+    "reverse_mode checkpoint": functools.partial(hd.offline.reverse_mode, checkpoint=True),
+    "reverse_mode window": functools.partial(hd.offline.reverse_mode, window=2),
+    "drmad": hd.offline.drmad,
+    "implicit neumann": hd.offline.implicit,
+    "implicit cg": functools.partial(hd.offline.implicit, solver="cg"),
+    "implicit exact": functools.partial(hd.offline.implicit, solver="exact"),
+    "implicit identity": functools.partial(hd.offline.implicit, solver="identity"),
+}
+ONLINE = {
+    "first_order": hd.online.first_order,
+    "one_step": hd.online.one_step,
+    "forward_mode": hd.online.forward_mode,
+    "reverse_mode": functools.partial(hd.online.reverse_mode, window=4),
+    "implicit": functools.partial(hd.online.implicit, solver="neumann", terms=3),
+    "greedy": functools.partial(hd.online.greedy, gamma=0.8),
+    "hyperdistill": functools.partial(hd.online.hyperdistill, gamma=0.8),
+    "robust_hyperdistill": hd.online.robust_hyperdistill,
+    "hyperdistill fixed": functools.partial(hd.online.hyperdistill, gamma=0.8, size=1.0),
 }
 
 

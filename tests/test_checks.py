@@ -7,8 +7,7 @@ import optax
 import pytest
 
 import hdistill as hd
-from tests.problems import quadratic
-from tests.test_common import OFFLINE, ONLINE
+from tests.problems import OFFLINE, ONLINE, quadratic
 
 
 def raises(*parts):

@@ -66,7 +66,8 @@ def mix_batches(key, share, old, new):
     size = leaves[0].shape[0]
     place_key, count_key = jax.random.split(key)
     count = jnp.floor(share * size + jax.random.uniform(count_key, dtype=share.dtype))
-    kept = jax.random.permutation(place_key, size) < count.astype(jnp.int32)
+    order = jax.random.permutation(place_key, size)
+    kept = order < count.astype(order.dtype)
 
     def choose(a, b):
         return jnp.where(kept.reshape(-1, *[1] * (b.ndim - 1)), a, b)

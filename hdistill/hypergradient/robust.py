@@ -104,7 +104,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
             weights=jax.tree.map(jnp.asarray, weights),
             decay_sum=jnp.zeros(()),
             steps=jnp.zeros((), jnp.int32),
-            average=empty((hparams, jnp.zeros(()))),
+            average=empty((hparams, optax.tree.norm(hparams))),
         )
 
     def observe(state, transition, key):
@@ -149,8 +149,9 @@ def _size(state: RobustState):
 
 def _bound(found: Hypergradient, trust, limit) -> Hypergradient:
     """The second-order term cut to `trust` times the first-order one's norm, or times `limit`."""
-    fitted = jnp.isfinite(limit)
     first, second = optax.tree.norm(found.first_order), optax.tree.norm(found.second_order)
+    limit = limit.astype(first.dtype)
+    fitted = jnp.isfinite(limit)
     negligible = first <= NEGLIGIBLE * jnp.where(fitted, limit, 0)
     reference = jnp.where(negligible, jnp.where(fitted, limit, 0), first)
     longest = jnp.where(negligible & ~fitted, jnp.inf, trust * reference)

@@ -1,0 +1,86 @@
+"""Every estimator and both learners under JAX's strict settings, all at once, and without jit."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hdistill as hd
+from tests.problems import OFFLINE, ONLINE, quadratic
+
+# Rank promotion is "raise" in every test (conftest.py). SGD, for optax.adam does not itself run
+# under strict promotion.
+SETTINGS = {
+    "strict": [
+        lambda: jax.numpy_dtype_promotion("strict"),
+        lambda: jax.debug_key_reuse(True),
+        lambda: jax.debug_nans(True),
+    ],
+    "without jit": [lambda: jax.disable_jit(), lambda: jax.debug_nans(True)],
+}
+
+
+@pytest.fixture(params=SETTINGS)
+def strictly(request):
+    with contextlib.ExitStack() as stack:
+        for setting in SETTINGS[request.param]:
+            stack.enter_context(setting())
+        yield request.param
+
+
+def case_and_tasks():
+    case = quadratic("momentum", horizon=2, dtype=jnp.float32)
+    return case, tuple(jnp.stack([x] * 2) for x in (case.batches[0], case.outer_batch))
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_offline(name, strictly):
+    case, tasks = case_and_tasks()
+    _, info = OFFLINE[name](*case, return_info=True)
+    assert info.finite
+    learner = hd.learner(
+        case.problem,
+        OFFLINE[name],
+        hyper_optimizer=optax.sgd(0.1),
+        initialization=hd.reptile(0.5),
+        horizon=2,
+    )
+    state = learner.init(jax.random.key(0), case.hparams, case.weights)
+    for _ in range(2):
+        state, info = learner.step(state, tasks)
+    assert info.finite.all() and info.moved.all()
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_online(name, strictly):
+    case, tasks = case_and_tasks()
+    estimator = ONLINE[name](case.problem)
+    learner = hd.learner(
+        case.problem,
+        estimator,
+        hyper_optimizer=optax.sgd(0.1, momentum=0.9),
+        initialization=hd.fomaml(0.1),
+        horizon=2,
+        every=2,
+    )
+    state = learner.init(jax.random.key(0), case.hparams, case.weights)
+    for _ in range(2):
+        state, info = learner.step(state, tasks)
+    np.testing.assert_array_equal(info.moved, [False, True])
+    stream = hd.stream(case.problem, estimator, hyper_optimizer=optax.sgd(0.1), steps=2)
+    task = case.batches[0], case.outer_batch
+    state = stream.init(jax.random.key(0), case.hparams, case.weights, task)
+    for _ in range(2):
+        state, info = stream.step(state, task)
+    assert info.moved.all()
+
+
+def test_compare_and_fit_size(strictly):
+    case, _ = case_and_tasks()
+    results = hd.compare(case.problem, {"greedy": ONLINE["greedy"](case.problem)}, *case[1:])
+    assert np.isfinite(results["greedy"].cosine).all()
+    theta, _ = hd.fit_size(*case, jax.random.key(0))
+    assert theta > 0
