@@ -139,6 +139,7 @@ def stream(
         drawn = jax.eval_shape(lambda k, t: draw(plan, k, t, 0)[:2], key, task)
         check_problem(problem, hparams, weights, *drawn)
         key, hparams, weights = jax.tree.map(own, (key, hparams, weights))
+        estimate = begin(weights, hparams, key, task)
         return StreamState(
             (Signature.of(weights), Signature.of(hparams)),
             jnp.zeros((), jnp.int32),
@@ -146,9 +147,16 @@ def stream(
             hparams,
             weights,
             jax.tree.map(own, hyper_optimizer.init(hparams)),
-            jax.tree.map(own, estimator.init(weights, hparams, draw(plan, key, task, 0)[0])),
+            jax.tree.map(own, estimate),
             theta_before(plan),
         )
+
+    @jax.jit
+    def begin(*arguments):
+        def estimate(weights, hparams, key, task):
+            return estimator.init(weights, hparams, draw(plan, key, task, 0)[0])
+
+        return on_auto_axes(estimate, *arguments)
 
     def step(state, task):
         check_state(plan, state, StreamState, task)

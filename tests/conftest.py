@@ -3,7 +3,14 @@
 What is compiled is kept in .pytest_cache, for both processes of a run and for the next run.
 """
 
+import os
 import pathlib
+
+# Programs here run for a moment and take seconds to compile; a fifth less with fewer of LLVM's
+# passes. By the environment, so that notebooks and commands that tests start have it too. (With
+# none at all, as jax_disable_most_optimizations has it, convolutions come out wrong.)
+FEWER_PASSES = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FEWER_PASSES}"
 
 import jax
 

@@ -119,3 +119,104 @@ def test_the_line_meets_both_ends_and_has_the_true_counters():
         assert point["fixed"] == 7
         if t < 10:  # of w_10 only the end of the line is asked for
             assert point["cycle"] == (1 + t) % 3
+
+
+def accumulated():
+    """Gradients accumulated over two batches, and by hand plain SGD on the mean of each pair."""
+
+    def inner(p, h, b):
+        return jnp.sum((p - b) ** 2 + jnp.exp(h) * p**2)
+
+    def pair(p, h, b):
+        return (inner(p, h, b[0]) + inner(p, h, b[1])) / 2
+
+    def outer(p, h, b):
+        return jnp.sum((p - b) ** 2)
+
+    sgd, params, batches = optax.sgd(0.1), jnp.ones(2), jnp.arange(24.0).reshape(12, 2)
+    every_second = optax.MultiSteps(sgd, every_k_schedule=2).gradient_transformation()
+    for loss, optimizer, data in (
+        (inner, every_second, batches),
+        (pair, sgd, batches.reshape(6, 2, 2)),
+    ):
+        weights = hd.InnerState(params, optimizer.init(params))
+        problem = hd.from_losses(loss, outer, optimizer)
+        yield Case(problem, jnp.zeros(2), weights, data, jnp.full(2, 30.0))
+
+
+def test_a_counter_that_cycles():
+    multi, pairs = accumulated()
+    exact = hd.offline.reverse_mode(*multi).total
+    assert_close(exact, grad_of_unroll(multi)[0], 1e-12)
+    assert_close(exact, hd.offline.reverse_mode(*pairs).total, 1e-7)  # optax's mean is float32's
+    drmad, by_pairs = (hd.offline.drmad(*case).total for case in (multi, pairs))
+    assert_close(drmad, by_pairs, 0.3)  # the two lines differ; with a wrong counter it is 0
+    for case in (multi, pairs):
+        assert hd.fit_size(*case, jax.random.key(0))[0] > 0.3
+
+
+def test_lookahead_as_a_phi():
+    optimizer = optax.lookahead(optax.sgd(0.02), sync_period=3, slow_step_size=0.5)
+    first = optax.LookaheadParams.init_synced(jnp.ones(2))
+
+    def update(weights, h, b):
+        params, state = weights
+        gradient = jax.grad(lambda p: jnp.sum((p - b) ** 2 + jnp.exp(h) * p**2))(params.fast)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    problem = hd.Problem(update, lambda w, h, b: jnp.sum((w[0].slow - b) ** 2))
+    case = (
+        problem,
+        jnp.zeros(2),
+        (first, optimizer.init(first)),
+        jnp.zeros((12, 2)),
+        jnp.full(2, 9.0),
+    )
+    exact, found = hd.offline.reverse_mode(*case).total, hd.offline.drmad(*case).total
+    assert_close(exact, grad_of_unroll(Case(*case))[0], 1e-10)
+    assert ((found / exact > 0.5) & (found / exact < 2)).all()
+
+
+def test_keys_among_the_weights_are_the_true_ones():
+    # Φ adds noise to λ's effect, drawn from a key that it carries.
+    def update(w, h, d):
+        key, draw = jax.random.split(w["key"])
+        return {"key": key, "w": w["w"] + h * jax.random.normal(draw, (2,))}
+
+    problem = hd.Problem(update, lambda w, h, d: jnp.sum(w["w"]))
+    weights = {"key": jax.random.key(3), "w": jnp.zeros(2)}
+    arguments = problem, jnp.ones(2), weights, None, None
+    exact = hd.offline.reverse_mode(*arguments, horizon=5).total
+    assert_close(hd.offline.drmad(*arguments, horizon=5).total, exact, 1e-12)  # Φ is linear in w
+
+
+def test_a_long_run_of_a_decaying_rate():
+    horizon = 60_000  # the square of 46,341 is more than an int32 holds
+    optimizer = optax.sgd(optax.linear_schedule(1e-3, 0.0, horizon))
+    rate = 1e-3 * (1 - np.arange(horizon) / horizon)
+
+    def inner(p, h, _):
+        return 0.5 * (p - 1) ** 2 + 0.5 * jnp.exp(h) * p**2
+
+    problem = hd.from_losses(inner, lambda p, h, _: 0.5 * (p - 2) ** 2, optimizer)
+    zero = jnp.zeros(())
+    weights = hd.InnerState(zero, optimizer.init(zero))
+    found = hd.offline.drmad(problem, zero, weights, None, None, horizon=horizon).total
+    w = 0.0
+    for t in range(horizon):
+        w -= rate[t] * (2 * w - 1)
+    alpha, expected = w - 2, 0.0
+    for t in reversed(range(horizon)):
+        expected -= alpha * rate[t] * (t / horizon) * w
+        alpha *= 1 - 2 * rate[t]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)  # optax's schedule is float32's
+
+
+def test_the_line_in_half_precision():
+    problem = hd.Problem(lambda w, h, d: jnp.where(d == 0, w + 1, w), None)
+    horizon, zero = 70_000, jnp.zeros((), jnp.float16)  # which counts to 65 504
+    final, point_at = straight_line(problem, zero, zero, lambda t: t, horizon)
+    assert final == 1
+    for t in (7000, 69_999):
+        np.testing.assert_allclose(point_at(t), t / horizon, rtol=1e-3)

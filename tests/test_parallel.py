@@ -1,4 +1,4 @@
-"""pmap over four host devices gives the numbers of vmap on one."""
+"""Tasks or batches spread over host devices, in every way JAX has, give one device's numbers."""
 
 import functools
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hdistill as hd
 from tests.problems import assert_close
@@ -68,3 +69,101 @@ def test_any_number_of_devices():
         results.append(state.hparams)
     assert_close(results[1], results[0], 1e-12)
     assert_close(results[2], results[0], 1e-12)
+
+
+MESHES = {
+    kind.name: jax.make_mesh((2,), ("tasks",), axis_types=(kind,), devices=jax.devices()[:2])
+    for kind in (AxisType.Auto, AxisType.Explicit)
+}
+SPREAD = PartitionSpec("tasks")
+
+
+def over_a_mesh(built, check_vma):
+    """The pure step in `jax.shard_map`, the state on every device."""
+    step = functools.partial(built.transition, axis_name="tasks")
+    specs = {"in_specs": (PartitionSpec(), SPREAD), "out_specs": PartitionSpec()}
+    return jax.jit(jax.shard_map(step, mesh=MESHES["Auto"], check_vma=check_vma, **specs))
+
+
+def by_vmap(built):
+    """The pure step with a mapped axis that is no device's."""
+    step = functools.partial(built.transition, axis_name="tasks")
+    mapped = jax.jit(jax.vmap(step, axis_name="tasks", in_axes=(None, 0), out_axes=None))
+    return lambda state, tasks: mapped(
+        state, jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), tasks)
+    )
+
+
+def with_sharding(built, kind):
+    """The compiled step as it is, of tasks that lie on two devices."""
+    sharding = NamedSharding(MESHES[kind], SPREAD)
+    return lambda state, tasks: built.step(state, jax.device_put(tasks, sharding))
+
+
+WAYS = {
+    "pmap": lambda built: hd.pmap_step(built, jax.devices()[:2]),
+    "shard_map": functools.partial(over_a_mesh, check_vma=True),
+    "shard_map, unchecked": functools.partial(over_a_mesh, check_vma=False),
+    "vmap": by_vmap,
+    "Auto": functools.partial(with_sharding, kind="Auto"),
+    "Explicit": functools.partial(with_sharding, kind="Explicit"),
+}
+SPREAD_METHODS = {
+    "hyperdistill": (METHODS["hyperdistill"], 2),
+    "forward_mode": (hd.online.forward_mode, 1),
+    "drmad": (METHODS["drmad"], 1),
+}
+SLOW = {("hyperdistill", way) for way in ("pmap", "shard_map, unchecked", "vmap", "Auto")}
+
+
+@pytest.fixture(scope="module", params=SPREAD_METHODS)
+def on_one_device(request):
+    """(method, learner, step -> (state, info) after two steps, those on one device)."""
+    problem, hparams, weights = data_problem()
+    method, every = SPREAD_METHODS[request.param]
+    built = hd.learner(
+        problem,
+        method(problem),
+        hyper_optimizer=optax.sgd(0.05, momentum=0.9),
+        initialization=hd.fomaml(optax.sgd(0.01)),
+        horizon=4,
+        every=every,
+        **SAMPLERS,
+    )
+    tasks = make_tasks(4)
+
+    def run(step):
+        state = built.init(jax.random.key(0), hparams, weights)
+        for _ in range(2):
+            state, info = step(state, tasks)
+        return state._replace(key=None), info
+
+    return request.param, built, run, run(built.step)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_spread_tasks(way, on_one_device):
+    method, built, run, expected = on_one_device
+    if (method, way) in SLOW:
+        pytest.skip("compiles for 8 s; forward_mode and drmad go this way")
+    for actual, wanted in zip(jax.tree.leaves(run(WAYS[way](built))), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(np.asarray(actual), np.asarray(wanted), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", MESHES)
+def test_a_stream_whose_batch_is_spread(kind):
+    problem, hparams, weights = data_problem()
+    built = hd.stream(
+        problem, hd.online.hyperdistill(problem), hyper_optimizer=optax.sgd(0.05), steps=2
+    )
+    task = jax.tree.map(lambda x: x[0], make_tasks(1))
+
+    def run(task):
+        state = built.init(jax.random.key(0), hparams, weights, task)
+        for _ in range(2):
+            state, info = built.step(state, task)
+        return state.hparams, state.weights, info
+
+    spread = jax.device_put(task, NamedSharding(MESHES[kind], SPREAD))
+    for actual, wanted in zip(jax.tree.leaves(run(spread)), jax.tree.leaves(run(task))):
+        np.testing.assert_allclose(np.asarray(actual), np.asarray(wanted), rtol=1e-10, atol=1e-12)
