@@ -106,8 +106,8 @@ def learner(
       nonfinite: what to do with a mean hypergradient that is not finite: "keep" λ and its
         optimizer's state as they are, or "take" it. `info.finite` and `info.moved` tell.
       sample_inner: `(key, task) -> batch` for Φ, drawn anew for each inner step; or `(key, task, t)
-        -> batch` with t = 0..T-1 the number of the inner step, int32 []. By default a task is a
-        pair and its first half is the batch.
+        -> batch` with t = 0..T-1 the number of the inner step, int32 [] (past the end of an array
+        JAX repeats its last entry). By default a task is a pair and its first half is the batch.
       sample_outer: `(key, task) -> batch` for L_val, likewise but without t; by default the second
         half.
 

@@ -1,5 +1,7 @@
 """Bad input: a ValueError that names the argument, its value and what was expected."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,6 +179,15 @@ def test_learner_checks_its_state_and_tasks():
     inner, outer = tasks_of(case)
     with raises("tasks", "leading axis", "4", "3"):
         built.step(state, (inner, outer[:3]))
+
+
+def test_the_longest_horizon_costs_nothing_to_build():
+    case = quadratic()
+    tracemalloc.start()
+    built = build(case, horizon=2**31 - 1, every=2, last=2**30)
+    built.init(jax.random.key(0), case.hparams, case.weights)
+    assert tracemalloc.get_traced_memory()[1] < 1e7
+    tracemalloc.stop()
 
 
 def test_meta_batch_that_the_devices_do_not_divide():

@@ -1,7 +1,5 @@
 """The fit of θ: what is refused, what stays in force, and what becomes of λ without it."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +7,9 @@ import optax
 import pytest
 
 import hdistill as hd
+from experiments.bench_refusal import CHANCE, run_streams
 from hdistill.hypergradient.fit import Fit, settle
 from tests.problems import assert_close, quadratic
-
-DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
-
-
-def with_any_size(estimator):
-    """The estimator with no fit refused: literal Algorithm 3 and 4."""
-    return estimator._replace(fit=estimator.fit._replace(size=lambda theta: jnp.ones(())))
 
 
 @pytest.mark.parametrize(
@@ -133,71 +125,10 @@ def test_a_stream_of_single_steps_is_fitted_over_batches_of_its_loader():
     assert_close(info.theta, expected, 1e-12)
 
 
-def digits_problem():
-    """150 digits, a network of 64 tanh units; λ: log weight decay and logit label smoothing."""
-    data = np.load(DIGITS)
-    images = jnp.asarray(data["images"] / 16, jnp.float32)
-    labels = jax.nn.one_hot(data["labels"], 10, dtype=jnp.float32)
-
-    def logits(p, x):
-        return jnp.tanh(x @ p["w0"] + p["b0"][None]) @ p["w1"] + p["b1"][None]
-
-    def cross_entropy(p, x, y):
-        return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(logits(p, x)), -1))
-
-    def inner_loss(p, h, batch):
-        x, y = batch
-        smoothing = jax.nn.sigmoid(h["smoothing"])
-        decay = jnp.exp(h["decay"]) * sum(jnp.sum(v**2) for v in jax.tree.leaves(p))
-        return cross_entropy(p, x, (1 - smoothing) * y + smoothing / 10) + decay
-
-    def accuracy(p, x, y):
-        return jnp.mean(logits(p, x).argmax(-1) == y.argmax(-1))
-
-    halves = [(images[i : i + 150], labels[i : i + 150]) for i in (0, 150, 300)]
-    return inner_loss, lambda p, h, batch: cross_entropy(p, *batch), accuracy, halves
-
-
-def digits_streams(wrap, seeds=4, stretches=12):
-    """(test accuracy, number of refused fits) of streams with HyperDistill over several seeds."""
-    inner_loss, outer_loss, accuracy, (train, validation, test) = digits_problem()
-    optimizer = optax.sgd(0.1, momentum=0.9)
-    problem = hd.from_losses(inner_loss, outer_loss, optimizer)
-
-    def sample(key, task):
-        index = jax.random.randint(key, (50,), 0, 150)
-        return task[0][0][index], task[0][1][index]
-
-    built = hd.stream(
-        problem,
-        wrap(hd.online.hyperdistill(problem, gamma=0.9)),
-        hyper_optimizer=optax.adam(0.01),
-        steps=100,
-        fit_period=5,
-        sample_inner=sample,
-    )
-
-    def run(seed):
-        keys = jax.random.split(jax.random.key(seed))
-        params = {
-            "w0": jax.random.normal(keys[0], (64, 64), jnp.float32) / 8,
-            "b0": jnp.zeros(64, jnp.float32),
-            "w1": jax.random.normal(keys[1], (64, 10), jnp.float32) / 8,
-            "b1": jnp.zeros(10, jnp.float32),
-        }
-        hparams = {"decay": jnp.float32(-7), "smoothing": jnp.float32(-3)}
-        weights = hd.InnerState(params, optimizer.init(params))
-        task = (train, validation)
-        state = built.init(jax.random.key(seed + 100), hparams, weights, task)
-        state, info = jax.lax.scan(lambda s, _: built.step(s, task), state, length=stretches)
-        refused = jnp.sum(info.fit >= hd.FitStatus.REFUSED_NOT_FINITE)
-        return accuracy(state.weights.params, *test), refused
-
-    return jax.jit(jax.vmap(run))(jnp.arange(seeds))
-
-
 def test_digits_end_at_chance_unless_bad_fits_are_refused():
-    literal, _ = digits_streams(with_any_size)
-    refusing, refused = digits_streams(lambda estimator: estimator)
-    assert (literal < 0.2).sum() >= 2  # the problem is hard enough
-    assert (refusing > 0.8).all() and (refused > 0).any()
+    options = {"stretch": 100, "gamma": 0.9, "momentum": 0.9, "rate": 0.01, "steps": 1200}
+    literal, *_ = run_streams("literal", seeds=4, **options)
+    refusing, _, theta, fit = run_streams("refuse", seeds=4, **options)
+    assert (literal < CHANCE).sum() >= 2  # the problem is hard enough
+    assert (refusing > 0.8).all() and (theta > 0).all()
+    assert (fit >= hd.FitStatus.REFUSED_NOT_FINITE).any()

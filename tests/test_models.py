@@ -33,18 +33,15 @@ def test_methods_on_the_model_equal_differences_and_the_core_s_oracle(model_clas
     case = small(model_class)
     problem, hparams, weights, batches, outer_batch = case
     with jax.disable_jit():  # compiling the unroll's gradient takes several times as long
-        exact, found = hd.offline.reverse_mode(*case), hd.offline.one_step(*case)
-        oracle, one_step = grad_of_unroll(case), grad_of_unroll(case, last=1)
+        exact, oracle = hd.offline.reverse_mode(*case), grad_of_unroll(case)
 
     @jax.jit
     def value(h):
         return problem.outer_loss(hd.unroll(problem, h, weights, batches), h, outer_batch)
 
-    for hyper, (total, first_order) in ((exact, oracle), (found, one_step)):
-        assert_close(hyper.total, total, 1e-9)
-        assert_close(optax.tree.sub(hyper.total, hyper.second_order), first_order, 1e-9)
-    with pytest.raises(AssertionError):  # the two differ
-        assert_close(found.total, oracle[0], 1e-3)
+    total, first_order = oracle
+    assert_close(exact.total, total, 1e-9)
+    assert_close(optax.tree.sub(exact.total, exact.second_order), first_order, 1e-9)
 
     rng, step = np.random.default_rng(1), 1e-6
     for _ in range(3):

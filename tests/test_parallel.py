@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -17,44 +16,6 @@ METHODS = {
     "hyperdistill": lambda problem: hd.online.hyperdistill(problem, gamma=0.9),
     "drmad": lambda problem: hd.offline.drmad,
 }
-
-
-@pytest.mark.parametrize(
-    "method, every, dtype, tolerance",
-    [
-        ("hyperdistill", 2, jnp.float64, 1e-12),
-        ("drmad", 1, jnp.float32, 1e-6),
-    ],
-)
-def test_pmap_equals_vmap(method, every, dtype, tolerance):
-    problem, hparams, weights = data_problem()
-    cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
-    built = hd.learner(
-        problem,
-        METHODS[method](problem),
-        hyper_optimizer=optax.sgd(0.05, momentum=0.9),
-        initialization=hd.fomaml(optax.adam(0.01)),
-        horizon=6,
-        every=every,
-        fit_period=2,
-        **SAMPLERS,
-    )
-    tasks = cast(make_tasks(8))
-    pmapped = hd.pmap_step(built)
-    one = built.init(jax.random.key(0), cast(hparams), cast(weights))
-    many = built.init(jax.random.key(0), cast(hparams), cast(weights))
-    for _ in range(3):
-        one, info = built.step(one, tasks)
-        many, mapped_info = pmapped(many, tasks)
-    for expected, actual in [
-        (one.hparams, many.hparams),
-        (one.weights, many.weights),
-        (info.outer_loss, mapped_info.outer_loss),
-        (info.theta, mapped_info.theta),
-    ]:
-        assert_close(actual, expected, tolerance)
-    assert info.products == mapped_info.products
-    assert np.abs(one.hparams - hparams).max() > 0.01  # λ moved
 
 
 def test_any_number_of_devices():
@@ -113,7 +74,7 @@ SPREAD_METHODS = {
     "forward_mode": (hd.online.forward_mode, 1),
     "drmad": (METHODS["drmad"], 1),
 }
-SLOW = {("hyperdistill", way) for way in ("pmap", "shard_map, unchecked", "vmap", "Auto")}
+SLOW = {("hyperdistill", way) for way in ("shard_map, unchecked", "vmap", "Auto")}
 
 
 @pytest.fixture(scope="module", params=SPREAD_METHODS)

@@ -38,40 +38,39 @@ def case_and_tasks():
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_offline(name, strictly):
-    case, tasks = case_and_tasks()
+    case, _ = case_and_tasks()
     _, info = OFFLINE[name](*case, return_info=True)
     assert info.finite
-    learner = hd.learner(
-        case.problem,
-        OFFLINE[name],
-        hyper_optimizer=optax.sgd(0.1),
-        initialization=hd.reptile(0.5),
-        horizon=2,
+
+
+def run_learner(case, tasks, method, **options):
+    built = hd.learner(
+        case.problem, method, hyper_optimizer=optax.sgd(0.1, momentum=0.9), horizon=2, **options
     )
-    state = learner.init(jax.random.key(0), case.hparams, case.weights)
+    state = built.init(jax.random.key(0), case.hparams, case.weights)
     for _ in range(2):
-        state, info = learner.step(state, tasks)
-    assert info.finite.all() and info.moved.all()
+        state, info = built.step(state, tasks)
+    return info
 
 
 @pytest.mark.parametrize("name", ONLINE)
-def test_online(name, strictly):
+def test_learner(name, strictly):
     case, tasks = case_and_tasks()
-    estimator = ONLINE[name](case.problem)
-    learner = hd.learner(
-        case.problem,
-        estimator,
-        hyper_optimizer=optax.sgd(0.1, momentum=0.9),
-        initialization=hd.fomaml(0.1),
-        horizon=2,
-        every=2,
-    )
-    state = learner.init(jax.random.key(0), case.hparams, case.weights)
-    for _ in range(2):
-        state, info = learner.step(state, tasks)
+    method = ONLINE[name](case.problem)
+    info = run_learner(case, tasks, method, every=2, initialization=hd.fomaml(0.1))
     np.testing.assert_array_equal(info.moved, [False, True])
+
+
+def test_learner_of_an_offline_method(strictly):
+    info = run_learner(*case_and_tasks(), hd.offline.drmad, initialization=hd.reptile(0.5))
+    assert info.finite.all() and info.moved.all()
+
+
+@pytest.mark.parametrize("name", ["one_step", "hyperdistill"])
+def test_stream(name, strictly):
+    case, _ = case_and_tasks()
+    estimator, task = ONLINE[name](case.problem), (case.batches[0], case.outer_batch)
     stream = hd.stream(case.problem, estimator, hyper_optimizer=optax.sgd(0.1), steps=2)
-    task = case.batches[0], case.outer_batch
     state = stream.init(jax.random.key(0), case.hparams, case.weights, task)
     for _ in range(2):
         state, info = stream.step(state, task)

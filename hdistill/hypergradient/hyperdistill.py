@@ -42,14 +42,18 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
         π*_t = θ ‖v_t‖ S_t                                                 (Eq. 15)
 
     so that with a fitted size g_t = g_t^FO + θ S_t v_t, without any division. θ is `state.theta`:
-    fit it with `hd.fit_size` and `state._replace(theta=theta)`; the learner does so by itself, and
-    refuses a θ that is not finite or not positive (`hd.FitStatus`), which moves λ uphill.
+    fit it with `hd.fit_size` and `state._replace(theta=theta)`; the learner does so by itself.
     γ = 0 with θ = 1 is `one_step`; γ = 1 distils to the plain average of the trajectory.
 
     Weights' integer leaves (step counters) take no average: w* has those of w_{t-1}.
 
     Warning: D* departs from the paper in how a share is rounded and in that examples keep their
-    places in the batch. See `hdistill.hypergradient.distill.mix_batches`.
+    places in the batch. See `hdistill.hypergradient.distill.mix_batches`. And a learner refuses a
+    fitted θ that is not finite or not positive (`hd.FitStatus`), of which the paper does not speak:
+    it comes out in a third of the fits on digits, moves λ uphill, and with it most streams end at
+    chance. A very large θ is not refused: θ S_T > T (T + 1) / 2, more one-step terms than g^SO can
+    have, occurred with short stretches alone, and refusing it too changed no result (RESULTS.md,
+    bench_refusal).
 
     Args:
       problem: Φ and L_val.
@@ -59,7 +63,7 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
 
     Returns:
       An `Estimator`. Its state holds one more copy of the weights and of a batch; memory is
-      constant in T.
+      constant in T, and of a fit what `hd.fit_size` says.
 
     Raises:
       ValueError: γ outside [0, 1], another size, or batches whose leading axes differ.
