@@ -148,6 +148,21 @@ def batch_stream(batches) -> Callable[[jax.Array], PyTree]:
     return lambda t: jax.tree.map(lambda x: jnp.asarray(x)[t], batches)
 
 
+def batch_shapes(batch_at):
+    """The shapes of a batch, where `batch_at` takes a traced t."""
+    try:
+        return jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        raise ValueError(
+            "batches(t): t is traced, int32 []; expected a function that JAX can trace, with its "
+            "data in jnp arrays and no Python int of t"
+        ) from error
+
+
 def check_last_batch(batches, horizon: int) -> None:
     """A batch function still has data at t = T - 1, where JAX by itself would repeat the last.
 
@@ -155,6 +170,7 @@ def check_last_batch(batches, horizon: int) -> None:
     """
     if is_tracing():
         return
+    batch_shapes(batches)
     checked = checkify.checkify(batches, errors=checkify.index_checks)
     error = checked(jnp.asarray(horizon - 1, jnp.int32))[0].get()
     if error:
@@ -198,7 +214,7 @@ def _unroll(problem, function, horizon):
 
     def call(hparams, weights, batches):
         batch_at = batch_stream(function or batches)
-        batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+        batch = batch_shapes(batch_at)
         check_update(problem, hparams, weights, batch)
         return run(problem, hparams, weights, batch_at, horizon)[0]
 

@@ -285,6 +285,10 @@ row(
     "t = 4",
     "out of bounds",
 )
+DATA = np.arange(9.0)
+row("NumPy data", lambda: drmad(batches=lambda t: DATA[t], horizon=3), "batches(t)", "jnp arrays")
+row("a list", lambda: drmad(batches=lambda t: [1.0, 2.0][t], horizon=2), "batches(t)", "jnp arrays")
+row("an int", lambda: drmad(batches=lambda t: int(t), horizon=2), "batches(t)", "Python int")
 row("outer_batch text", lambda: drmad(outer="data"), "outer_batch is a str", "array")
 row("params alone", lambda: drmad(weights=WEIGHTS.params), "weights", "InnerState(params")
 row("unroll problem", lambda: hd.unroll(None, HPARAMS, WEIGHTS, BATCHES), "problem=None")
