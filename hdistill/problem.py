@@ -53,7 +53,8 @@ def from_losses(
       outer_loss: L_val, `(params, hparams, batch) -> scalar`.
       optimizer: any optax transformation whose update needs gradients, state and parameters alone
         (not `optax.lbfgs` or `optax.polyak_sgd`, which also want values). Of `optax.MultiSteps`
-        take its `.gradient_transformation()`. `optax.lookahead` keeps two sets of parameters:
+        take its `.gradient_transformation()` (after a step that only accumulates, a method that
+        sees the last step alone sees nothing). `optax.lookahead` keeps two sets of parameters:
         write its Φ as an `hd.Problem`.
 
     Returns:

@@ -112,10 +112,8 @@ def transform(name: str, optimizer, gradient, state, params):
     """`optimizer.update` of gradients, state and parameters, all that there is to give it."""
     try:
         return optimizer.update(gradient, state, params)
-    except TypeError as error:
-        if "required keyword-only argument" not in str(error):
-            raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{name}={optimizer!r}: expected an optax transformation that needs gradients, state "
-            f"and parameters alone, but {error}"
+            f"and parameters alone, and the state of its own init(params), but {error}"
         ) from error

@@ -166,6 +166,8 @@ def stream(
         if plan.fit is None:
             raise ValueError("stream.fit: expected an estimator with a size to fit")
         check_state(plan, state, StreamState, batches)
+        if callable(batches):
+            raise ValueError("stream.fit: batches is a function; expected them stacked, [H, ...]")
         steps = count_steps(batches, None)
         theta, info = fit_over(state, batches, outer_batch, steps)
         return state._replace(theta=theta), info

@@ -101,6 +101,24 @@ def test_an_offline_method_in_the_learner():
     assert info.finite and info.moved and (state.hparams != 1).all()
 
 
+@pytest.mark.parametrize("name", ["hyperdistill", "robust_hyperdistill"])
+def test_a_missing_derivative_is_told_by_estimators_that_fit(name):
+    optimizer = CLIPPED
+    problem = hd.from_losses(
+        lambda p, h, b: h * jnp.mean((b @ p) ** 2),
+        lambda p, h, b: jnp.mean((b @ p - 1) ** 2),
+        optimizer,
+    )
+    weights = hd.InnerState(jnp.zeros(3), optimizer.init(jnp.zeros(3)))
+    built = hd.learner(
+        problem, getattr(hd.online, name)(problem), hyper_optimizer=optax.sgd(0.1), horizon=2
+    )
+    tasks = jnp.ones((2, 4, 3)), jnp.ones((2, 4, 3))
+    state, info = built.step(built.init(jax.random.key(0), jnp.ones(()), weights), tasks)
+    assert not info.finite.any() and not info.moved.any() and state.hparams == 1
+    assert info.fit == hd.FitStatus.REFUSED_NOT_FINITE
+
+
 def test_where_the_hparams_rest_the_loss_alone_is_looked_at():
     built, state = diverging(ONE_STEP, last=1)
     _, info = built.step(state, BAD)

@@ -135,6 +135,19 @@ def test_weights_that_phi_carries_unchanged_are_left_out(name, solver, terms):
     assert info.finite
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_singular_system_off_the_axes_is_not_finite(seed):
+    basis = jnp.linalg.qr(jax.random.normal(jax.random.key(seed), (3, 3), jnp.float32))[0]
+    matrix = (basis * jnp.array([[1.0, 0.5, 0.3]], jnp.float32)) @ basis.T
+    problem = hd.Problem(
+        lambda w, h, d: matrix @ w + basis[:, 1] * h[None],
+        lambda w, h, d: jnp.sum(w * jnp.arange(1.0, 4.0, dtype=jnp.float32)),
+    )
+    arguments = problem, jnp.float32(1), jnp.ones(3, jnp.float32), None, None
+    _, info = hd.offline.implicit(*arguments, horizon=3, solver="exact", return_info=True)
+    assert not info.finite
+
+
 def test_a_response_without_limit_is_not_finite():
     # The second weight walks λ a step: I - A is singular where λ reaches, and nothing is right.
     problem = hd.Problem(

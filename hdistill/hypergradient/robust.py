@@ -19,7 +19,7 @@ from hdistill.hypergradient.distill import mix_weights
 from hdistill.hypergradient.fit import Fit
 from hdistill.hypergradient.size import measure_sizes, size_products
 from hdistill.products import hparams_pullback, outer_pullback
-from hdistill.tree import scale, select
+from hdistill.tree import is_finite, scale, select
 
 MEMORY = 0.65  # ρ
 NEGLIGIBLE = 1e-3  # a ‖g^FO‖ below this share of ‖g^SO‖ says nothing of how long g^SO may be
@@ -68,9 +68,10 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     stands in its place, times κ R_t² all the same; before a fit there is then no such bound.
 
     The means are over the steps at which λ moves (in the fit over all steps); a v_i that overflows
-    is left out. One product a step, memory constant in T (one more λ than `hyperdistill`'s state,
-    one batch less), and a fit costs what `fit_size` costs. Early on λ moves far, so that the
-    studies fit before inner optimisations 1, 2, 4, 8, ...:
+    is left out. Where v_t is nan at a finite α_t, Φ has no derivative there: g_t is nan too. One
+    product a step, memory constant in T (one more λ than `hyperdistill`'s state, one batch less),
+    and a fit costs what `fit_size` costs. Early on λ moves far, so that the studies fit before
+    inner optimisations 1, 2, 4, 8, ...:
     `hd.learner(..., fit_period=lambda m: m & (m - 1) == 0)`.
 
     Warning: this departs from the paper, on purpose, in five places: D_t for D*_t, a mean for the
@@ -118,11 +119,19 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         v = hparams_pullback(problem, state.weights, hparams, batch, alpha)
         state = state._replace(products=spend(state.products, 1))
-        state = _remember(state, scale(state.decay_sum, v))
+        product = scale(state.decay_sum, v)
+        state = _remember(state, product)
         mean, length = state.average.mean
         agreement = optax.tree.norm(mean) / jnp.where(length > 0, length, 1)
         found = Hypergradient(first_order, scale(_size(state), mean))
-        return _bound(found, trust * agreement**2, state.theta.limit), state
+        bounded = _bound(found, trust * agreement**2, state.theta.limit)
+        # An overflow says nothing; a product that is nan where α is finite has no derivative.
+        norm = optax.tree.norm(product)
+        missing = jnp.isnan(norm) & is_finite(alpha)
+        told = jax.tree.map(
+            lambda x: jnp.where(missing, norm.astype(x.dtype), x), bounded.second_order
+        )
+        return bounded._replace(second_order=told), state
 
     def measure(*arguments):
         x, y, norm = measure_sizes(problem, gamma, *arguments, memory=MEMORY)

@@ -94,7 +94,7 @@ def size_products(horizon: int) -> int:
 def least_squares(statistics):
     """θ = Σxy / Σx², 0 where Σx² is."""
     xy, xx = statistics
-    return jnp.where(xx > 0, xy / jnp.where(xx > 0, xx, 1), 0)
+    return jnp.where(xx == 0, 0, xy / jnp.where(xx == 0, 1, xx))
 
 
 def measure_sizes(
