@@ -79,7 +79,7 @@ def plot_learning(runs: dict[str, list[Run]], path: pathlib.Path) -> None:
             for row, run in zip(values, found):
                 figures = [entry[field] for entry in run.metrics]
                 row[: len(figures)] = [np.inf if x is None else x for x in figures]
-            # Of sorted runs, without arithmetic: half-way to infinity there is no number.
+            # "nearest" takes a run's own value: a mean with infinity would be infinite or nan.
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="nearest")
             steps = np.arange(1, length + 1)
             axis.plot(steps, middle, f"C{colour}", label=found[0].config["title"])

@@ -6,7 +6,7 @@
 
 See `hd.offline` for the hypergradient over a whole inner optimisation, `hd.online` for estimators
 that give one after every inner step, `hd.learner` for meta-learning with either, and
-`hd.Problem` for a Φ of one's own.
+`hd.Problem` for your own Φ.
 """
 
 from hdistill import offline, online

@@ -3,15 +3,10 @@
 What is compiled is kept in .pytest_cache, for both processes of a run and for the next run.
 """
 
-import os
 import pathlib
 
-# By the environment, so that notebooks and commands that tests start compile less, too.
-FEWER_PASSES = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FEWER_PASSES}"
-
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 

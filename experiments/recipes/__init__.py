@@ -1,1 +1,1 @@
-"""Hypergradients in code of one's own: each recipe runs by itself in seconds, on data it makes."""
+"""Hypergradients in your own code: each recipe runs by itself in seconds, on data it makes."""

@@ -14,6 +14,7 @@ from hdistill.hypergradient.fit import Fit
 from hdistill.problem import (
     Problem,
     PyTree,
+    batch_shapes,
     batch_stream,
     check_last_batch,
     count_steps,
@@ -234,7 +235,7 @@ def _program(function, name, depth, problem, batch_function, horizon, *options):
 
     def program(hparams, weights, stacked, outer_batch, *arrays):
         batch_at = batch_stream(batch_function or stacked)
-        batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+        batch = batch_shapes(batch_at)
         check_problem(problem, hparams, weights, batch, outer_batch)
         if depth is not None:  # None: what is called will warn by itself
             span = min(depth, horizon)

@@ -50,7 +50,7 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
     Warning: D* departs from the paper in how a share is rounded and in that examples keep their
     places in the batch. See `hdistill.hypergradient.distill.mix_batches`. And a learner refuses a
     fitted θ that is not finite or not positive (`hd.FitStatus`), of which the paper does not speak:
-    on digits a quarter to a half of the fits are, and with all of them taken some streams end at
+    on digits a fifth to a half of the fits are, and with all of them taken some streams end at
     chance. A very large θ is not refused: θ S_T > T (T + 1) / 2, more one-step terms than g^SO can
     have, occurred with short stretches alone, and refusing it too changed no result (RESULTS.md,
     bench_refusal).
