@@ -80,7 +80,7 @@ PRESETS = {
         neumann=(1, 2),
         validate_every=2,
         validation_tasks=2,
-        test_tasks=3,
+        test_tasks=2,
         seeds=(0,),
         gammas=(0.9,),
     ),

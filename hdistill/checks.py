@@ -1,6 +1,7 @@
 """Bad input, caught before compilation: a ValueError that names argument, value and expectation."""
 
 import dataclasses
+import inspect
 import numbers
 import os
 from collections.abc import Iterator
@@ -52,11 +53,40 @@ def check_choice(name: str, value, choices) -> None:
         raise ValueError(f"{name}={value!r}: expected one of {sorted(choices)}")
 
 
-def check_key(key) -> None:
+def describe(value) -> str:
+    """What an error says of a value: an array's dtype and shape, else the value itself."""
+    is_array = hasattr(value, "dtype") and hasattr(value, "shape")
+    return f"{value.dtype}{list(value.shape)}" if is_array else repr(value)
+
+
+def check_key(key, name: str = "key") -> None:
     """A single typed PRNG key."""
     typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed or key.shape:
-        raise ValueError(f"key={key!r}: expected one typed key, jax.random.key(seed)")
+        raise ValueError(f"{name}={describe(key)}: expected one typed key, jax.random.key(seed)")
+
+
+def check_calls(name: str, function, arguments: str) -> None:
+    """A function of so many arguments: "(weights, hparams, batch)" are three."""
+    if not callable(function):
+        raise ValueError(f"{name}={function!r}: expected a function {arguments}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C
+        return
+    try:
+        signature.bind(*arguments.split(","))
+    except TypeError as error:
+        raise ValueError(
+            f"{name}={function!r}: expected a function {arguments}, but {error}"
+        ) from error
+
+
+def check_weights(weights) -> None:
+    """There are weights, and every leaf is an array, a key or a Python number."""
+    check_arrays("weights", weights)
+    if not jax.tree.leaves(weights):
+        raise ValueError(f"weights={weights!r}: expected at least one array")
 
 
 def check_arrays(name: str, tree) -> None:
@@ -77,7 +107,7 @@ def check_arrays(name: str, tree) -> None:
 
 def check_no_list(name: str, tree, axis: str) -> None:
     """Not a list of trees of one shape, whose leading axes would be taken for something else."""
-    if isinstance(tree, list) and len(tree) > 1:
+    if isinstance(tree, list):
         kinds = {Signature.of(item) for item in tree}
         if len(kinds) == 1:
             raise ValueError(

@@ -77,7 +77,7 @@ def compare(
       ValueError: methods that are no estimators or are named "exact", or arguments that do not fit
         together; see `hdistill.checks`.
     """
-    if not isinstance(methods, Mapping):
+    if not isinstance(methods, Mapping) or not all(isinstance(name, str) for name in methods):
         raise ValueError(f"methods={methods!r}: expected a dict of estimators by name")
     for name, estimator in methods.items():
         if not isinstance(estimator, Estimator) or name == "exact":

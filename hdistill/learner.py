@@ -10,11 +10,11 @@ import optax
 
 from hdistill.checks import (
     Signature,
-    check_arrays,
     check_count,
     check_hparams,
     check_key,
     check_no_list,
+    check_weights,
     leading_axis,
     named,
 )
@@ -162,7 +162,7 @@ def check_start(key, hparams, weights) -> None:
     """What a learner or a stream begins with; the values too, as long as they are not traced."""
     check_key(key)
     check_hparams(hparams)
-    check_arrays("weights", weights)
+    check_weights(weights)
     for path, leaf in named(hparams, "hparams"):
         if not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf)).all():
             raise ValueError(f"{path}={leaf}: expected finite hyperparameters")
@@ -180,12 +180,15 @@ def check_state(plan: Plan, state, kind, tasks) -> None:
     optimizers = jax.eval_shape(lambda s: _init_optimizers(plan, s.hparams, s.weights), state)
     expected = dict(zip(("hyper_state", "initialization_state"), optimizers))
     for name, like in (expected | {"theta": theta_before(plan)}).items():
-        actual: object = jax.tree.structure(getattr(state, name, None))
-        if actual != jax.tree.structure(like):
-            raise ValueError(
-                f"state.{name} has structure {actual}: expected {jax.tree.structure(like)}; "
-                "is it the state of a learner with another optimizer or estimator?"
-            )
+        try:
+            Signature.of(like).check(f"state.{name}", getattr(state, name, None))
+        except ValueError as error:
+            hint = "is it the state of a learner with another optimizer or estimator?"
+            raise ValueError(f"{error}; {hint}") from error
+    Signature.of(jnp.int32(0)).check("state.done", state.done)
+    for name in {"key", "keys"} & set(state._fields):
+        for path, key in named(getattr(state, name), f"state.{name}"):
+            check_key(key, path)
 
 
 def _init_optimizers(plan: Plan, hparams, weights):
@@ -199,7 +202,7 @@ def _transition(plan: Plan, state: LearnerState, tasks, axis_name):
     check_no_list("tasks", tasks, "meta-batch")
     size = check_count("meta-batch (the leading axis of tasks)", leading_axis(tasks, "tasks"))
     key, step_key = jax.random.split(state.key)
-    first = jax.lax.axis_index(axis_name) * size if axis_name else 0
+    first = _place(axis_name) * size if axis_name else 0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, first + jnp.arange(size))
     batch = MetaBatch(tasks, keys, axis_name)
     task = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tasks)
@@ -211,6 +214,17 @@ def _transition(plan: Plan, state: LearnerState, tasks, axis_name):
     state, final, steps, products = loop(plan, state, batch)
     info = summarize(plan, state, status, fit_cost, steps, products)
     return _learn_initialization(plan, state, final, batch), info
+
+
+def _place(axis_name):
+    """Which device of the mapped axis this is, int32 []."""
+    try:
+        return jax.lax.axis_index(axis_name)
+    except NameError as error:
+        raise ValueError(
+            f"axis_name={axis_name!r}: expected an axis of jax.pmap, jax.shard_map or jax.vmap "
+            "around this call, or None"
+        ) from error
 
 
 def _learn_initialization(plan: Plan, state: LearnerState, final, batch: MetaBatch):

@@ -30,6 +30,8 @@ def pmap_step(learner: Learner, devices=None):
     if devices is not None and not (listed and all(isinstance(d, jax.Device) for d in devices)):
         raise ValueError(f"devices={devices!r}: expected None or a list, such as jax.devices()")
     devices = jax.devices() if devices is None else list(devices)
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"devices={devices!r}: expected each device once")
     mapped = jax.pmap(
         lambda state, tasks: learner.transition(state, tasks, "tasks"),
         axis_name="tasks",

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from hdistill import online
-from hdistill.checks import check_choice, check_count
-from hdistill.hypergradient.base import Estimator
+from hdistill.checks import check_arrays, check_calls, check_choice, check_count, describe
+from hdistill.hypergradient.base import Arguments, Estimator
 from hdistill.initialization import Initialization
 from hdistill.problem import Problem
 from hdistill.problem_checks import check_functions, check_optimizer
@@ -127,8 +127,10 @@ def make_plan(
 
 
 def _check_estimator(estimator) -> None:
+    if isinstance(estimator, Estimator):
+        return
     uncalled = any(estimator is getattr(online, name) for name in online.__all__)
-    if uncalled or not (isinstance(estimator, Estimator) or callable(estimator)):
+    if uncalled or not _is_offline(estimator):
         raise ValueError(
             f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), a method of "
             "hd.offline, or a function called like one"
@@ -141,12 +143,36 @@ def _check_estimator(estimator) -> None:
         )
 
 
+def _is_offline(estimator) -> bool:
+    """Whether it can be called as an offline method is."""
+    if not callable(estimator):
+        return False
+    try:
+        inspect.signature(estimator).bind(*Arguments._fields[:-1], horizon=1, return_info=True)
+    except (TypeError, ValueError):  # the latter of a function written in C
+        return False
+    return True
+
+
 def _schedule(fit_period):
     """m -> whether to fit before the m-th inner optimisation; None for never."""
-    if fit_period is None or callable(fit_period):
-        return fit_period
-    period = check_count("fit_period", fit_period)
-    return lambda m: (m - 1) % period == 0
+    if fit_period is None:
+        return None
+    if not callable(fit_period):
+        period = check_count("fit_period", fit_period)
+        return lambda m: (m - 1) % period == 0
+    check_calls("fit_period", fit_period, "(m)")
+
+    def refits(m):
+        due = fit_period(m)
+        if not isinstance(due, bool) and describe(due) != "bool[]":
+            raise ValueError(
+                f"fit_period(m) returned {describe(due)}: expected bool[], whether to fit before "
+                "the m-th"
+            )
+        return due
+
+    return refits
 
 
 def first_half(key, task):
@@ -160,9 +186,11 @@ def second_half(key, task):
 
 
 def _half(task, i: int, name: str):
-    if isinstance(task, Mapping) or not hasattr(task, "__getitem__") or len(task) <= i:
+    pair = hasattr(task, "__getitem__") and getattr(task, "shape", True)
+    if not pair or isinstance(task, Mapping) or len(task) <= i:
+        kind = describe(task) if hasattr(task, "dtype") else f"a {type(task).__name__}"
         raise ValueError(
-            f"tasks is a {type(task).__name__}: the default {name} takes item {i} of each task; "
+            f"tasks is {kind}: the default {name} takes item {i} of each task; "
             f"expected pairs, or {name}=a function (key, task) -> batch"
         )
     return task[i]
@@ -170,8 +198,8 @@ def _half(task, i: int, name: str):
 
 def _numbered(sample_inner):
     """`sample_inner` as a function of (key, task, t), whether or not it asks for t."""
-    if _needs(sample_inner) == 3:
-        return sample_inner
+    if callable(sample_inner) and _needs(sample_inner) == 3:
+        return _sampler("sample_inner", sample_inner, 3)
     sample = _sampler("sample_inner", sample_inner, 2)
     return lambda key, task, t: sample(key, task)
 
@@ -180,17 +208,28 @@ def _sampler(name: str, sample, count: int):
     if not callable(sample) or _needs(sample) not in (None, count):
         also = " or (key, task, t)" * (name == "sample_inner")
         raise ValueError(f"{name}={sample!r}: expected a function of (key, task){also}")
-    return sample
+
+    def checked(*arguments):
+        batch = sample(*arguments)
+        check_arrays(f"{name}(key, task)", batch)
+        return batch
+
+    return checked
 
 
 def _needs(function) -> int | None:
-    """How many positional arguments a function must be given; None where it takes any number."""
+    """How many positional arguments a function must be given.
+
+    None where it takes any number; -1 where it must be given a keyword.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # no function, or one written in C
         return None
     if any(p.kind == p.VAR_POSITIONAL for p in parameters):
         return None
+    if any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
+        return -1
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = sum(p.default is p.empty for p in positional)
     return needed if needed > 2 else min(len(positional), 2)

@@ -9,8 +9,17 @@ import optax
 from jax.experimental import checkify
 
 from hdistill.cache import compiled, is_tracing
-from hdistill.checks import check_arrays, check_count, check_no_list, leading_axis
+from hdistill.checks import (
+    check_arrays,
+    check_calls,
+    check_count,
+    check_no_list,
+    check_weights,
+    leading_axis,
+    named,
+)
 from hdistill.problem_checks import check_functions, check_optimizer, check_update, transform
+from hdistill.tree import dtype_of, is_real
 
 PyTree = Any
 
@@ -77,8 +86,7 @@ def from_losses(
         are no `InnerState`, an inner loss that is no real scalar, an optimizer that asks for more.
     """
     for name, loss in (("inner_loss", inner_loss), ("outer_loss", outer_loss)):
-        if not callable(loss):
-            raise ValueError(f"{name}={loss!r}: expected a function (params, hparams, batch)")
+        check_calls(name, loss, "(params, hparams, batch)")
     check_optimizer("optimizer", optimizer)
 
     def update(weights: InnerState, hparams: PyTree, batch: PyTree) -> InnerState:
@@ -104,12 +112,22 @@ def _params_and_state(weights):
             "weights.params are LookaheadParams: expected one set of parameters; write the Φ of "
             "optax.lookahead as hd.Problem(update, outer_loss)"
         )
+    for path, leaf in named(weights.params, "weights.params"):
+        if not is_real(leaf):
+            raise ValueError(
+                f"{path} has dtype {dtype_of(leaf)}: expected floating point, because the "
+                "optimizer moves every entry of params; give other arrays in the batch"
+            )
     return weights
 
 
 def _scalar(inner_loss):
     def checked(params, hparams, batch):
         loss = inner_loss(params, hparams, batch)
+        if not jax.tree_util.all_leaves([loss]):
+            raise ValueError(
+                f"inner_loss returned {jax.tree.structure(loss)}: expected a real scalar alone"
+            )
         if jnp.shape(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
             kind = f"{jnp.result_type(loss)}{list(jnp.shape(loss))}"
             raise ValueError(f"inner_loss returned {kind}: expected a real scalar")
@@ -204,7 +222,7 @@ def unroll(problem: Problem, hparams, weights, batches, horizon: int | None = No
     check_functions(problem)
     horizon = count_steps(batches, horizon)
     check_arrays("hparams", hparams)
-    check_arrays("weights", weights)
+    check_weights(weights)
     function, arrays = (batches, None) if callable(batches) else (None, batches)
     return compiled(_unroll, problem, function, horizon)(hparams, weights, arrays)
 

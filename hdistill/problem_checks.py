@@ -11,8 +11,10 @@ from hdistill.checks import (
     LARGEST,
     Signature,
     check_arrays,
+    check_calls,
     check_examples,
     check_hparams,
+    check_weights,
     named,
 )
 from hdistill.reach import reaching_hparams
@@ -26,11 +28,13 @@ class ZeroHypergradientWarning(UserWarning):
 def check_functions(problem) -> None:
     """A `Problem`: two functions."""
     for name in ("update", "outer_loss"):
-        if not callable(getattr(problem, name, None)):
+        function = getattr(problem, name, None)
+        if not callable(function):
             raise ValueError(
                 f"problem={problem!r}: expected hd.Problem(update, outer_loss) or "
                 f"hd.from_losses(...); its {name} is no function"
             )
+        check_calls(f"problem.{name}", function, "(weights, hparams, batch)")
 
 
 def check_update(problem, hparams, weights, batch) -> None:
@@ -43,7 +47,7 @@ def check_problem(problem, hparams, weights, batch, outer_batch) -> None:
     """Φ keeps the weights' structure, shapes and dtypes; L_val is a scalar; λ is floating point."""
     check_functions(problem)
     check_hparams(hparams)
-    check_arrays("weights", weights)
+    check_weights(weights)
     check_examples("batch", batch)
     check_examples("outer_batch", outer_batch)
     for path, leaf in named(weights, "weights"):

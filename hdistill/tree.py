@@ -51,6 +51,11 @@ def shapes(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), dtype_of(x)), tree)
 
 
+def nbytes(tree) -> int:
+    """The bytes that a tree's arrays take."""
+    return sum(jnp.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
+
+
 def own(leaf):
     """A copy that may be donated, its dtype no longer weak (an update would make it strong)."""
     if jnp.issubdtype(dtype_of(leaf), jax.dtypes.extended):

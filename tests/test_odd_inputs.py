@@ -95,7 +95,7 @@ row("stream of an offline method", lambda: stream(hd.offline.drmad), "estimator=
 bad_values("nonfinite", lambda v: learner(nonfinite=v), ["drop", None, True], "keep")
 bad_values("problem", lambda v: learner(problem=v), [None, "p", (1, 2)], "hd.Problem(update")
 row("half a problem", lambda: learner(problem=hd.Problem(None, max)), "problem=", "update")
-SAMPLERS = [None, 3, lambda key: 0, lambda a, b, c, d: 0]
+SAMPLERS = [None, 3, lambda key: 0, lambda a, b, c, d: 0, lambda key, task, *, t: 0]
 bad_values("sample_inner", lambda v: learner(sample_inner=v), SAMPLERS, "(key, task)", "t)")
 bad_values("sample_outer", lambda v: learner(sample_outer=v), SAMPLERS, "(key, task)")
 row(
@@ -104,6 +104,12 @@ row(
     "sample_outer=",
     "(key, task)",
 )
+
+SCHEDULES = [lambda: True, lambda m, n: True]
+bad_values("fit_period", lambda v: learner(fit_period=v), SCHEDULES, "(m)")
+row("unroll as estimator", lambda: learner(hd.unroll), "estimator=", "hd.offline")
+row("fit_size as estimator", lambda: learner(hd.fit_size), "estimator=", "hd.offline")
+row("max as estimator", lambda: learner(max), "estimator=", "hd.offline")
 
 # their init
 KEYS = [0, np.zeros(2, np.uint32), "seed", None, jax.random.split(KEY)]
@@ -127,6 +133,8 @@ for name, (value, *words) in ODD_HPARAMS.items():
 row("nan in λ", lambda: start(learner(), jnp.array([1.0, NAN, 0.0])), "hparams=", "finite")
 row("inf in λ", lambda: start(learner(), {"a": jnp.inf}), "hparams['a']=inf", "finite")
 ODD_WEIGHTS = {
+    "none": (None, "weights=None", "at least one array"),
+    "empty": ({}, "weights={}", "at least one array"),
     "function": ({"f": jnp.tanh}, "weights['f'] is a", "eqx.partition"),
     "str": (["x"], "weights[0] is a str", "array"),
 }
@@ -173,6 +181,50 @@ row(
     lambda: step(learner(), start(learner())._replace(hparams=jnp.ones(2))),
     "state.hparams has shape (2,)",
     "expected shape (3,)",
+)
+STALE = {
+    "hyper_state": (learner(hyper_optimizer=optax.adam(0.1)), ({"a": jnp.ones(3)},)),
+    "theta": (learner(HYPERDISTILL), jnp.ones(2)),
+    "key": (learner(), np.zeros(2, np.uint32)),
+    "done": (learner(), jnp.float32(0)),
+}
+for name, (built, value) in STALE.items():
+    row(
+        f"stale {name}",
+        lambda b=built, n=name, v=value: step(b, start(b)._replace(**{n: v})),
+        f"state.{name}",
+        "expected",
+    )
+ADAM = learner(hyper_optimizer=optax.adam(0.1))
+row(
+    "another λ's moments",
+    lambda: step(
+        ADAM, start(ADAM)._replace(hyper_state=start(ADAM, hparams=jnp.ones(2)).hyper_state)
+    ),
+    "state.hyper_state[0].mu has shape (2,)",
+    "expected shape (3,)",
+)
+row(
+    "a stream's raw keys",
+    lambda: stream().step(stream_start()._replace(keys=(0, 0)), (BATCHES[0], OUTER)),
+    "state.keys[0]",
+    "typed key",
+)
+row("keys as tasks", lambda: step(learner(), tasks=jax.random.split(KEY)), "tasks", "sample_inner")
+row(
+    "text from sample_inner",
+    lambda: step(learner(sample_inner=lambda key, task: "data")),
+    "sample_inner(key, task) is a str",
+    "array",
+)
+for value in (None, 1, jnp.ones(2, bool)):
+    built = learner(HYPERDISTILL, fit_period=lambda m, v=value: v)
+    row(f"fit_period returns {value}", lambda b=built: step(b), "fit_period(m) returned", "bool[]")
+row(
+    "an axis that is not mapped",
+    lambda: learner().transition(start(learner()), TASKS, "d"),
+    "axis_name='d'",
+    "jax.pmap",
 )
 row(
     "dict of tasks",
@@ -235,6 +287,8 @@ row("fomaml MultiSteps", lambda: hd.fomaml(MULTI), "gradient_transformation()")
 bad_values(
     "devices", lambda v: hd.pmap_step(learner(), v), ["cpu", [], ["cpu"], 2, {}], "jax.devices()"
 )
+TWICE = [jax.devices()[0]] * 2
+row("a device twice", lambda: hd.pmap_step(learner(), TWICE), "devices=", "each device once")
 row("pmap of no learner", lambda: hd.pmap_step(PROBLEM), "learner=", "hd.learner")
 row("uneven devices", lambda: hd.pmap_step(learner())(0, jnp.ones((6, 2))), "6", "4 devices")
 
@@ -255,6 +309,7 @@ bad_values("solver", lambda v: hd.offline.implicit(*CASE, solver=v), ["lu", None
 bad_values("terms", lambda v: hd.offline.implicit(*CASE, terms=v), [-1, 1.5, "5", None], "whole")
 row("cg terms", lambda: hd.offline.implicit(*CASE, solver="cg", terms=0), "terms=0", ">= 1")
 row("list of batches", lambda: drmad(batches=list(BATCHES)), "batches is a list of 4", "jnp.stack")
+row("list of one", lambda: drmad(batches=[BATCHES[0]]), "batches is a list of 1", "jnp.stack")
 row("list of numbers", lambda: drmad(batches=[1.0, 2.0]), "batches is a list of 2", "jnp.stack")
 row("generator", lambda: drmad(batches=(x for x in BATCHES)), "batches is a generator", "array")
 row("text", lambda: drmad(batches="data"), "batches is a str", "array")
@@ -287,6 +342,13 @@ row(
 )
 DATA = np.arange(9.0)
 row("NumPy data", lambda: drmad(batches=lambda t: DATA[t], horizon=3), "batches(t)", "jnp arrays")
+LONG = 2**31 - 1
+row(
+    "a horizon that memory does not hold",
+    lambda: hd.offline.reverse_mode(*CASE[:3], lambda t: BATCHES[0], OUTER, horizon=LONG),
+    "horizon=2147483647",
+    "GB",
+)
 row("a list", lambda: drmad(batches=lambda t: [1.0, 2.0][t], horizon=2), "batches(t)", "jnp arrays")
 row("an int", lambda: drmad(batches=lambda t: int(t), horizon=2), "batches(t)", "Python int")
 row("outer_batch text", lambda: drmad(outer="data"), "outer_batch is a str", "array")
@@ -322,6 +384,11 @@ for name, (update, *words) in ODD_UPDATES.items():
         lambda p=odd, e=built: step(learner(e, problem=p)),
         *words,
     )
+for name, odd in {
+    "update": hd.Problem(lambda w, h: w, PROBLEM.outer_loss),
+    "outer_loss": hd.Problem(PROBLEM.update, lambda w: w),
+}.items():
+    row(f"arguments of {name}", lambda p=odd: drmad(p), f"problem.{name}=", "(weights, hparams, b")
 ODD_LOSSES = {
     "a Python float": (lambda w, h, d: 1.5, "problem.outer_loss", "Python number 1.5"),
     "None": (lambda w, h, d: None, "problem.outer_loss", "real scalar"),
@@ -372,6 +439,10 @@ for name, i in (("inner_loss", 0), ("outer_loss", 1)):
         )
 bad_values("optimizer", lambda v: hd.from_losses(simple, simple, v), [MULTI, *NO_OPTIMIZER[1:]])
 row("inner MultiSteps", lambda: from_losses(optimizer=MULTI, state=()), "gradient_transformation()")
+row("inner aux", lambda: from_losses(lambda p, h, b: (p.sum(), p)), "inner_loss", "scalar alone")
+row("inner arguments", lambda: from_losses(lambda p: 0), "inner_loss=", "(params, hparams, batch)")
+INTS = {"w": jnp.ones(2), "n": jnp.arange(2)}
+row("int params", lambda: from_losses(params=INTS), "weights.params['n'] has dtype int64", "float")
 row("inner vector", lambda: from_losses(lambda p, h, b: p), "inner_loss", "[2]", "real scalar")
 row("inner float", lambda: from_losses(lambda p, h, b: 2.0 * p[0] > 1), "inner_loss", "bool")
 row("inner int", lambda: from_losses(lambda p, h, b: jnp.int32(3)), "inner_loss", "int32", "scalar")
@@ -444,7 +515,8 @@ row(
 
 # hd.compare
 GREEDY = {"greedy": hd.online.greedy(PROBLEM)}
-bad_values("methods", lambda v: hd.compare(PROBLEM, v, *CASE[1:]), [None, [1], "fo"], "a dict")
+METHODS = [None, [1], "fo", {1: hd.online.greedy(PROBLEM)}]
+bad_values("methods", lambda v: hd.compare(PROBLEM, v, *CASE[1:]), METHODS, "a dict", "by name")
 row("named exact", lambda: hd.compare(PROBLEM, {"exact": HYPERDISTILL}, *CASE[1:]), "exact", "name")
 row("no method", lambda: hd.compare(PROBLEM, {"a": max}, *CASE[1:]), "methods['a']=", "hd.online")
 row("compare key", lambda: hd.compare(PROBLEM, GREEDY, *CASE[1:], key=1), "key=1", "typed")

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from hdistill.cache import compiled
-from hdistill.checks import LARGEST, Signature, check_arrays, check_flag, check_hparams
+from hdistill.checks import (
+    LARGEST,
+    Signature,
+    check_arrays,
+    check_flag,
+    check_hparams,
+    check_weights,
+)
 from hdistill.hypergradient.fit import Fit
 from hdistill.problem import (
     Problem,
@@ -146,7 +153,7 @@ def make_estimator(problem: Problem, depth: int, name: str, init, observe, estim
 
     def checked_init(weights, hparams, batch):
         check_hparams(hparams)
-        check_arrays("weights", weights)
+        check_weights(weights)
         check_arrays("batch", batch)
         return init((Signature.of(weights), Signature.of(hparams)), weights, hparams, batch)
 

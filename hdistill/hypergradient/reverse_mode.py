@@ -22,6 +22,7 @@ from hdistill.hypergradient.base import (
 )
 from hdistill.problem import run
 from hdistill.products import inner_pullback, outer_pullback
+from hdistill.tree import nbytes
 
 
 def reverse_mode(
@@ -89,6 +90,7 @@ def _reverse_mode(
 
 def _stored(problem, hparams, start, batch_at, steps, first):
     """Runs the steps, keeping every weight. Returns the last weights and (α, g) -> (α, g)."""
+    check_memory("horizon", steps, "the weights of every step", steps * nbytes(start))
     final, trajectory = run(problem, hparams, start, batch_at, steps, first, keep=lambda w: w)
 
     def pull(alpha, total):
@@ -163,8 +165,8 @@ def online_reverse_mode(problem, *, window: int) -> Estimator:
     window = check_count("window", window)
 
     def init(signature, weights, hparams, batch):
-        size = sum(jnp.asarray(x).nbytes for x in jax.tree.leaves((weights, batch)))
-        check_memory("window", window, "so many weights and batches", window * size)
+        size = window * nbytes((weights, batch))
+        check_memory("window", window, "so many weights and batches", size)
 
         def ring(x):
             return jnp.broadcast_to(jnp.asarray(x)[None], (window, *jnp.shape(x)))
