@@ -83,7 +83,7 @@ def _through(equation, given: list[int]) -> list[int]:
     parameters = equation.params
     match equation.primitive.name:
         case "scan":
-            consts, carry = parameters["num_consts"], parameters["num_carry"]
+            consts, carry = _scan_inputs(parameters)
             body, end = parameters["jaxpr"].jaxpr, consts + carry
             return _settle(body, given[:consts], given[consts:end], given[end:])
         case "while":
@@ -95,6 +95,14 @@ def _through(equation, given: list[int]) -> list[int]:
             return [_union(masks) for masks in zip(*branches)]
     inner = _called(equation)
     return _spread(inner, given) if inner else [_union(given)] * len(equation.outvars)
+
+
+def _scan_inputs(parameters) -> tuple[int, int]:
+    """How many of a scan's inputs are constants, and how many carry; JAX 0.12 says it otherwise."""
+    if "num_consts" in parameters:
+        return parameters["num_consts"], parameters["num_carry"]
+    consts, carry, _ = (len(list(group)) for group in parameters["ft_in"].unpack())
+    return consts, carry
 
 
 def _settle(body, consts, carry, slices) -> list[int]:
