@@ -9,8 +9,11 @@ that its summaries name, its notes.md (what we make of it) below. Nothing is sho
 import pathlib
 from collections.abc import Callable
 
-from experiments import fidelity_report, image_report, sinusoid_report, standard_report
 from experiments.common.runs import Run, read_runs
+from experiments.fidelity import report as fidelity_report
+from experiments.image_meta import report as image_report
+from experiments.sinusoid import report as sinusoid_report
+from experiments.standard import report as standard_report
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"

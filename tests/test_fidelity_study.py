@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 
 import hdistill as hd
-from experiments import fidelity, fidelity_report
 from experiments.common.folder import read_json
-from experiments.fidelity_report import read
-from experiments.fidelity_scenes import make_scene
+from experiments.fidelity import __main__ as fidelity
+from experiments.fidelity import report as fidelity_report
+from experiments.fidelity.presets import Preset
+from experiments.fidelity.report import read
+from experiments.fidelity.setting import contenders, decayed, make_setting
 from tests.problems import LEARNING_RATE, quadratic, quadratic_constants
+
+ONE_TASK = Preset(tasks=1, seeds=(0,), gammas=(0.9,))
 
 
 def test_decayed_problem_s_exact_hypergradient_is_equation_7():
     case = quadratic("sgd", horizon=4)
     gamma = 0.7
     final = np.asarray(hd.unroll(*case[:4]).params)
-    found = hd.offline.reverse_mode(fidelity.decayed(case.problem, gamma), *case[1:])
+    found = hd.offline.reverse_mode(decayed(case.problem, gamma), *case[1:])
     alpha = final - np.asarray(case.outer_batch).mean(0)
     # B_i = ηC at every step.
     coupling = LEARNING_RATE * quadratic_constants().coupling
@@ -28,20 +32,19 @@ def test_decayed_problem_s_exact_hypergradient_is_equation_7():
 
 
 def test_image_scene_draws_a_batch_for_each_inner_step():
-    scene = make_scene("warpgrad", "smoke", pathlib.Path("unused"))
-    (images, labels), (outer, _) = scene.draw(jax.random.key(0))
+    setting = make_setting("warpgrad", "smoke", pathlib.Path("unused"))
+    (images, labels), (outer, _) = setting.draw(jax.random.key(0))
     assert images.shape == (4, 10, 8, 8, 3) and outer.shape == (10, 8, 8, 3)
-    assert labels.shape == (4, 10) and scene.horizon == 4
+    assert labels.shape == (4, 10) and setting.horizon == 4
     assert not np.array_equal(images[0], images[1])
 
 
 def test_a_run_that_is_cut_after_the_first_stage_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(fidelity, "GAMMAS", (0.9,))
+    monkeypatch.setitem(fidelity.PRESETS, "smoke", ONE_TASK)
     monkeypatch.setattr(fidelity_report, "SHOWN", ("fo", "fitted-0.9"))
     few = {"fo", "fitted-0.9", "size1-0.9", "eq7-0.9"}
-    whole = fidelity.contenders
     monkeypatch.setattr(
-        fidelity, "contenders", lambda scene: {k: v for k, v in whole(scene).items() if k in few}
+        fidelity, "contenders", lambda *a: {k: v for k, v in contenders(*a).items() if k in few}
     )
     config = fidelity.Config(problem=("sinusoid",), preset="smoke", out=tmp_path, resume=True)
     train = fidelity.meta_train
@@ -76,16 +79,12 @@ def test_a_run_that_diverges_is_compared_at_its_last_good_state(tmp_path, monkey
         raise fidelity.NonFiniteLoss("outer loss is nan", "inner optimisation", 3, 2, 0)
 
     monkeypatch.setattr(fidelity, "meta_train", diverges)
-    monkeypatch.setattr(fidelity, "contenders", lambda scene: {"fitted-0.9": fidelity_only(scene)})
-    scene = make_scene("sinusoid", "smoke", tmp_path)
+    setting = make_setting("sinusoid", "smoke", tmp_path)
+    only = {"fitted-0.9": hd.online.hyperdistill(setting.problem, gamma=0.9)}
+    monkeypatch.setattr(fidelity, "contenders", lambda *a: only)
     folder = fidelity.RunFolder(tmp_path / "run", {}, resume=False)
-    summary = fidelity.Study(scene, 1).run(0, folder)
+    summary = fidelity.Study(setting, ONE_TASK).run(0, folder)
     folder.close()
     assert "outer loss is nan" in summary["diverged"]
     texts = [(folder.path / f"{s}-cosines.csv").read_text() for s in ("random", "trained")]
     assert texts[0] == texts[1]  # no checkpoint: the state that it began with
-
-
-def fidelity_only(scene):
-    """HyperDistill alone."""
-    return hd.online.hyperdistill(scene.problem, gamma=0.9)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import hdistill as hd
-from experiments.bench_refusal import CHANCE, run_streams
+from experiments.bench.refusal import CHANCE, run_streams
 from hdistill.hypergradient.fit import Fit, settle
 from tests.problems import assert_close, quadratic
 

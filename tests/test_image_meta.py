@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,17 @@ import matplotlib.axes
 import numpy as np
 import pytest
 
-from experiments import image_meta
+from experiments.common.images import WAYS
+from experiments.common.methods import METHODS
+from experiments.common.plots import plot_over_training
 from experiments.common.runs import Run, read_runs
-from experiments.image_protocol import MODELS, PRESETS, WAYS, class_images, protocol
-from experiments.image_report import gain, plot_over_training, report, table, tuned
+from experiments.image_meta.__main__ import Config, main
+from experiments.image_meta.presets import PRESETS, protocol
+from experiments.image_meta.report import gain, report, table, tuned
+from experiments.image_meta.setting import MODELS, class_images, hyper_schedule
 from hdistill.data.augment import shrink
 from hdistill.data.pool import Pool
+from tests.problems import quadratic
 
 pytestmark = pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
 
@@ -65,20 +71,24 @@ def test_every_preset_s_images_are_large_enough_for_the_model(name):
 
 def test_hyper_rate_falls_to_zero_over_the_run():
     """λ of the smoke run moves 3·2 times; after as many updates the rate is 0."""
-    setting = image_meta.Setting(SMOKE, protocol("smoke", "metaweightnet"))
+    preset = protocol("smoke", "metaweightnet")
+    neumann = dict(zip(("terms", "last"), preset.neumann))
+    problem = quadratic().problem
+    setting = types.SimpleNamespace(problem=problem, descent=problem)
     for name, moves in {"one-step": 2, "nift": 2, "drmad": 1}.items():
-        schedule = setting.hyper_schedule(setting.methods(0.9)[name])
+        method = METHODS[name].adapted(neumann)
+        schedule = hyper_schedule(preset, method, method.estimator(setting))
         rates = [float(schedule(step)) for step in range(3 * moves + 1)]
         np.testing.assert_allclose(rates, np.linspace(0.01, 0, 3 * moves + 1), atol=1e-8)
 
 
-SMOKE = image_meta.Config(preset="smoke", model="metaweightnet", method="one-step")
+SMOKE = Config(preset="smoke", model="metaweightnet", method="one-step")
 
 
 def test_smoke_run_leaves_what_it_should_and_the_same_again(tmp_path, capsys):
     runs = []
     for out in (tmp_path / "a", tmp_path / "b"):
-        image_meta.main(dataclasses.replace(SMOKE, out=out))
+        main(dataclasses.replace(SMOKE, out=out))
         printed = capsys.readouterr().out
         runs.append(out / "metaweightnet-cifar100-reptile")
     assert "1-step" in printed
@@ -97,7 +107,7 @@ def test_smoke_run_leaves_what_it_should_and_the_same_again(tmp_path, capsys):
         return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in lines]
 
     assert rows(runs[0]) == rows(runs[1])
-    assert ["accuracy" in row for row in rows(runs[0])] == [False, True, True]
+    assert ["validation_accuracy" in row for row in rows(runs[0])] == [False, True, True]
     accuracies = [read_runs(x)["one-step"][0].summary["test_accuracy"] for x in runs]
     assert accuracies[0] == accuracies[1]
     config = json.loads((run / "config.json").read_text())
@@ -110,7 +120,8 @@ def run(tmp_path, title, seed, test, validation, gamma=0.9):
     summary |= {"inner_optimisations_done": 2, "seconds": 3.0, "seconds_each": 1.5}
     summary["diverged"] = "loss is nan" if test is None else None
     rows = [
-        {"inner_optimisation": m, "outer_loss": 2.0 / m, "accuracy": 0.1 * m} for m in (1, 2, 3)
+        {"inner_optimisation": m, "outer_loss": 2.0 / m, "validation_accuracy": 0.1 * m}
+        for m in (1, 2, 3)
     ]
     return Run(tmp_path, {"title": title, "seed": seed, "gamma": gamma}, summary, rows)
 
@@ -145,7 +156,7 @@ def test_runs_that_diverged_do_not_stop_the_plots(tmp_path, monkeypatch):
         "one-step": [run(tmp_path, "B", 0, 0.4, 0.4), lost],
         "greedy": [run(tmp_path, "C", 0, 0.4, 0.4)._replace(metrics=[])],
     }
-    plot_over_training(runs, "accuracy", "title", tmp_path / "plot.png")
+    plot_over_training(runs, "validation_accuracy", "title", tmp_path / "plot.png")
     assert drawn == [("B", [1, 2, 3])]
     assert (tmp_path / "plot.png").exists()
 

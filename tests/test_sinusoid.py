@@ -15,14 +15,22 @@ import numpy as np
 import pytest
 
 import hdistill as hd
-from experiments import sinusoid
 from experiments.common.folder import RunFolder
 from experiments.common.loop import NonFiniteLoss, meta_train
-from experiments.common.stats import format_interval, mean_interval
+from experiments.common.methods import METHODS, chosen
+from experiments.common.study import run
+from experiments.common.tables import format_interval, mean_interval
+from experiments.sinusoid.__main__ import Config, main
+from experiments.sinusoid.presets import PRESETS
+from experiments.sinusoid.setting import make_setting
 from hdistill.data.sinusoid import sample_curves, sample_tasks
 from hdistill.models.anil import AnilRegression
 
-SMOKE = sinusoid.PRESETS["smoke"]
+
+@pytest.fixture(scope="module")
+def smoke():
+    """The sinusoid study's setting under preset smoke."""
+    return make_setting("smoke")
 
 
 def test_tasks_are_sinusoids_in_the_paper_s_ranges():
@@ -65,19 +73,21 @@ def test_model_splits_features_from_head():
 
 
 def test_paper_preset_is_appendix_g():
-    preset = sinusoid.PRESETS["paper"]
+    preset = PRESETS["paper"]
     assert (preset.horizon, preset.inner_optimisations, preset.meta_batch) == (30, 30, 10)
     assert (preset.shots, preset.test_tasks, len(preset.seeds)) == (10, 1000, 5)
+    assert (preset.inner_rate, preset.momentum, preset.hyper_rate) == (0.01, 0.9, 1e-3)
+    assert preset.neumann == (5, 6)
 
 
 def test_smoke_study_leaves_what_it_should(tmp_path, capsys):
-    config = sinusoid.Config(preset="smoke", out=tmp_path)
-    sinusoid.main(dataclasses.replace(config, method="hyperdistill"))
+    config = Config(preset="smoke", out=tmp_path)
+    main(dataclasses.replace(config, method="hyperdistill"))
     printed = capsys.readouterr().out
     assert "HyperDistill (γ=0.9)" in printed and "0.327 ± 0.052" in printed
     for name in ("table.md", "learning.png", "curves.png"):
         assert (tmp_path / name).stat().st_size > 0
-    run = tmp_path / "hyperdistill" / "seed-0"
+    run = tmp_path / "hyperdistill-gamma0.9" / "seed-0"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["inner_optimisation"] for row in rows] == [1, 2, 3, 4]
     assert [row["products"] for row in rows] == [5 + 14, 5, 5, 5]
@@ -86,12 +96,16 @@ def test_smoke_study_leaves_what_it_should(tmp_path, capsys):
     assert summary["diverged"] is None and summary["packages"]["jax"] == jax.__version__
     # Run again with --resume: nothing is done again, and the table is the same.
     stamp = (run / "summary.json").stat().st_mtime_ns
-    sinusoid.main(dataclasses.replace(config, method="hyperdistill", resume=True))
+    main(dataclasses.replace(config, method="hyperdistill", resume=True))
     assert (run / "summary.json").stat().st_mtime_ns == stamp
     assert capsys.readouterr().out == printed
+    config_file = run / "config.json"
+    written = json.loads(config_file.read_text())
+    assert written["arguments"] == {"gamma": 0.9, "size": "fit", "fit_period": 50}
+    assert written["hyper_rate"] == 1e-3
+    config_file.write_text(json.dumps(written | {"horizon": 6}))
     with pytest.raises(ValueError, match=r"--resume.*another run"):
-        other = dataclasses.replace(config, method="hyperdistill", resume=True, gamma=0.5)
-        sinusoid.main(other)
+        main(dataclasses.replace(config, method="hyperdistill", resume=True))
 
 
 KILL_TARGET = """
@@ -175,7 +189,15 @@ def info_of(outer_loss):
     )
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+def first_state(setting):
+    """A learner's state of the setting."""
+    keys = jax.random.split(jax.random.key(0))
+    return setting.learner(METHODS["fo"]).init(keys[0], *setting.start(keys[1]))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path, smoke
+):
     class Learner:
         """A learner that counts, and whose loss is infinite at step 3 of inner optimisation 7."""
 
@@ -186,10 +208,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
                 loss[2] = np.inf
             return state, info_of(loss)
 
-    available = sinusoid.methods(
-        sinusoid.PROBLEM, sinusoid.DESCENT, horizon=5, gamma=0.9, neumann=(5, 6)
-    )
-    state, _ = sinusoid.Study(available["fo"], SMOKE).start(0)
+    state = first_state(smoke)
     folder = RunFolder(tmp_path, {}, resume=False)
     with pytest.raises(
         NonFiniteLoss, match="loss is inf at inner step 3 of inner optimisation 7"
@@ -209,11 +228,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert len(folder.metrics()) == 6
 
 
-def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
-    available = sinusoid.methods(
-        sinusoid.PROBLEM, sinusoid.DESCENT, horizon=5, gamma=0.9, neumann=(5, 6)
-    )
-    state, _ = sinusoid.Study(available["fo"], SMOKE).start(0)
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, smoke):
+    state = first_state(smoke)
     bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), state.hparams)
 
     class Learner:
@@ -239,21 +255,14 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
     assert folder.restore(state)[0] == 2
 
 
-def test_a_run_that_diverges_says_so_in_its_summary(tmp_path, monkeypatch):
-    available = sinusoid.methods(
-        sinusoid.PROBLEM, sinusoid.DESCENT, horizon=5, gamma=0.9, neumann=(5, 6)
-    )
-    study = sinusoid.Study(available["fo"], SMOKE)
-    start = study.start
+def test_a_run_that_diverges_says_so_in_its_summary(tmp_path, smoke):
+    def poisoned(key):
+        hparams, weights = smoke.start(key)
+        return hparams, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), weights)
 
-    def poisoned(seed):
-        state, keys = start(seed)
-        weights = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.weights)
-        return state._replace(weights=weights), keys
-
-    monkeypatch.setattr(study, "start", poisoned)
+    method = METHODS["fo"]
     folder = RunFolder(tmp_path, {}, resume=False)
-    summary = study.run(0, folder)
+    summary = run(smoke._replace(start=poisoned), smoke.learner(method), method, 0, folder)
     assert summary["test_mse"] is None
     assert "outer loss is nan at inner step 1 of inner optimisation 1" in summary["diverged"]
     assert "none yet" in summary["diverged"]
@@ -265,3 +274,20 @@ def test_intervals():
     np.testing.assert_allclose(half, 3.182446 * np.sqrt(5 / 3) / 2, rtol=1e-6)
     assert format_interval([0.5]) == "0.500"
     assert format_interval([1e7, 3e7]) == "2.0e+07 ± 1.3e+08"
+
+
+def test_every_method_says_what_it_was_run_with():
+    found = chosen("all", METHODS, {"fit_period": 7, "last": 3}, {"gamma": (0.5, 0.9)})
+    assert len({method.folder for method in found}) == len(found) == len(METHODS) + 1
+    by_folder = {method.folder: method for method in found}
+    assert by_folder["robust"].arguments == {"gamma": 0.6, "trust": 0.9, "fit_schedule": "doubling"}
+    schedule = by_folder["robust"].learner_arguments["fit_period"]
+    assert [m for m in range(1, 20) if schedule(m)] == [1, 2, 4, 8, 16]
+    half = by_folder["hyperdistill-gamma0.5"]
+    assert half.arguments == {"gamma": 0.5, "size": "fit", "fit_period": 7}
+    assert half.label == "HyperDistill (γ=0.5)" and half.learner_arguments == {"fit_period": 7}
+    assert by_folder["nift"].label == "N.IFT(5, 3)"
+    assert by_folder["greedy"].arguments == {"gamma": 0.5}
+    for name, gamma, words in (("rmdd", 0.9, "method='rmdd'.*one of fo"), ("fo", 2, "gamma=2")):
+        with pytest.raises(ValueError, match=words):
+            chosen(name, METHODS, {}, {"gamma": (gamma,)})

@@ -5,27 +5,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import standard, standard_protocol
 from experiments.common.folder import read_json
+from experiments.standard import __main__ as standard
+from experiments.standard.presets import PRESETS
+from experiments.standard.setting import corrupt, halves
 from hdistill.data.pool import Examples
 
 pytestmark = pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
 
 
 def test_paper_preset_is_appendix_h():
-    paper = standard.PRESETS["paper"]
+    paper = PRESETS["paper"]
     assert (paper.steps, paper.learning_rate, paper.corruption) == (10_000, 0.01, 0.4)
     assert (paper.image_size, paper.channels, paper.batch) == (32, 32, 100)
-    assert (standard.GAMMA, standard.SIZE, standard.NEUMANN) == (0.9, 1.0, (5, 5))
-    assert paper.steps % paper.stretch == paper.stretch % standard.NEUMANN[1] == 0
+    assert (paper.gamma, paper.size, paper.neumann) == (0.9, 1.0, (5, 5))
+    assert paper.steps % paper.stretch == paper.stretch % paper.neumann[1] == 0
 
 
 def test_halves_share_no_image_and_only_training_labels_are_corrupted():
     labels = jnp.arange(2000) % 10
     clean = Examples(jnp.arange(2000, dtype=jnp.uint8).reshape(-1, 1, 1, 1), labels)
     clean = clean._replace(images=jnp.arange(2000).reshape(-1, 1, 1, 1))
-    corrupted = standard_protocol.corrupt(jax.random.key(1), clean, 0.4)
-    inner, outer = standard_protocol.halves(jax.random.key(2), corrupted, clean)
+    corrupted = corrupt(jax.random.key(1), clean, 0.4)
+    inner, outer = halves(jax.random.key(2), corrupted, clean)
     both = np.concatenate([inner.images.ravel(), outer.images.ravel()])
     np.testing.assert_array_equal(np.sort(both), np.arange(2000))
     np.testing.assert_array_equal(outer.labels, outer.images.ravel() % 10)
@@ -38,7 +40,7 @@ def run(out, resume):
     standard.main(
         standard.Config(method="hyperdistill", preset="smoke", out=out, resume=resume, seed=(0,))
     )
-    folder = out / "hyperdistill" / "seed-0"
+    folder = out / "hyperdistill-gamma0.9" / "seed-0"
     return folder, read_json(folder / "summary.json")
 
 

@@ -18,6 +18,9 @@ class RunFolder:
 
     def __init__(self, path: pathlib.Path, config: dict, resume: bool):
         self.path = pathlib.Path(path).resolve()
+        config = json.loads(json.dumps(config))  # lists for tuples, as it is read back
+        if config.get("seed", 0) < 0:
+            raise ValueError(f"seed={config['seed']}: expected a whole number >= 0")
         if resume and self.config not in (None, config):
             raise ValueError(
                 f"--resume: {self.path / 'config.json'} is of another run: {self.config}"
@@ -74,6 +77,12 @@ class RunFolder:
         summary = {**figures, **provenance()}
         _write(self.path / "summary.json", summary)
         return summary
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
 
     def close(self) -> None:
         """Lets go of the checkpoint writer."""

@@ -1,105 +1,145 @@
-"""The paper's methods by name, with the arguments of `hd.learner` that go with each."""
+"""The methods by name: the only list of them, each with the arguments that decide what it does."""
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
-
-import jax
-import optax
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import hdistill as hd
+from hdistill.checks import check_gamma
 
-MethodName = Literal[
-    "fo",
-    "one-step",
-    "drmad",
-    "nift",
-    "greedy",
-    "one-step-sized",
-    "hyperdistill",
-    "robust",
-    "rmd-end",
-    "rmd",
-]
-METHODS: tuple[str, ...] = get_args(MethodName)
-
-
-def descent(problem: hd.Problem, inner_loss: Callable, rate: float) -> hd.Problem:
-    """The problem with one step of plain gradient descent for Φ, the map of N.IFT.
-
-    Args:
-      problem: Φ and L_val, from `hd.from_losses`.
-      inner_loss: its inner loss, of (params, hparams, batch).
-      rate: the learning rate.
-    """
-
-    def update(weights, hparams, batch):
-        gradient = jax.grad(inner_loss)(weights.params, hparams, batch)
-        return weights._replace(params=optax.tree.add_scale(weights.params, -rate, gradient))
-
-    return problem._replace(update=update)
+# When θ is fitted again, where it is not every so many inner optimisations.
+SCHEDULES = {"doubling": lambda m: m & (m - 1) == 0}  # before inner optimisations 1, 2, 4, 8, ...
 
 
 class Method(NamedTuple):
-    """A method as the tables name it.
+    """A method with its arguments.
 
     Attributes:
-      title: the name in the tables.
-      estimator: what `hd.learner` takes.
-      arguments: further arguments of `hd.learner`.
+      name: what `--method` says.
+      title: the name in tables, with the arguments in braces.
+      arguments: everything that decides what the method does beside the setting, recorded with
+        each run. `last`, `fit_period` and `fit_schedule` are the learner's, the rest is `build`'s.
+      build: `(setting, **arguments) -> estimator`, of a setting with `problem`, `descent` and
+        `horizon`.
+      varied: the arguments that a command line gives several values, each a run.
     """
 
+    name: str
     title: str
-    estimator: hd.Estimator | Callable
-    arguments: dict
+    arguments: dict[str, Any]
+    build: Callable
+    varied: tuple[str, ...] = ()
+
+    def adapted(self, arguments: dict) -> "Method":
+        """The method with those of the arguments that it has."""
+        return self._replace(
+            arguments={k: arguments.get(k, value) for k, value in self.arguments.items()}
+        )
+
+    @property
+    def label(self) -> str:
+        """The title, its arguments filled in."""
+        shown = dict(self.arguments)
+        if "size" in shown:
+            shown["size"] = "fitted" if shown["size"] == "fit" else f"{shown['size']:g}"
+        return self.title.format(**shown)
+
+    @property
+    def folder(self) -> str:
+        """Where its runs go: another place for each value of what is varied."""
+        return "-".join([self.name, *(f"{k}{self.arguments[k]}" for k in self.varied)])
+
+    @property
+    def learner_arguments(self) -> dict:
+        """Those of the arguments that `hd.learner` takes."""
+        found = {k: v for k, v in self.arguments.items() if k in ("last", "fit_period")}
+        if "fit_schedule" in self.arguments:
+            found["fit_period"] = SCHEDULES[self.arguments["fit_schedule"]]
+        return found
+
+    def estimator(self, setting):
+        """The estimator on a setting's problem."""
+        others = ("last", "fit_period", "fit_schedule")
+        return self.build(setting, **{k: v for k, v in self.arguments.items() if k not in others})
 
 
-def methods(
-    problem: hd.Problem,
-    descent: hd.Problem,
-    *,
-    horizon: int,
-    gamma: float,
-    neumann: tuple[int, int],
-    size: str | float = "fit",
-) -> dict[str, Method]:
-    """All methods of a study.
+def _hyperdistill(setting, gamma, size):
+    return hd.online.hyperdistill(setting.problem, gamma=gamma, size=size)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("fo", "FO", {}, lambda s: hd.online.first_order(s.problem)),
+        Method("one-step", "1-step", {}, lambda s: hd.online.one_step(s.problem)),
+        Method("drmad", "DrMAD", {}, lambda s: hd.offline.drmad),
+        Method(
+            "nift",
+            "N.IFT({terms}, {last})",
+            {"terms": 5, "last": 5},
+            lambda s, terms: hd.online.implicit(s.descent, solver="neumann", terms=terms),
+        ),
+        Method(
+            "greedy",
+            "Greedy (γ={gamma})",
+            {"gamma": 0.5},
+            lambda s, gamma: hd.online.greedy(s.problem, gamma=gamma),
+        ),
+        # HyperDistill without w* and D*: what the size alone is worth.
+        Method(
+            "one-step-sized",
+            "1-step, size {size}",
+            {"gamma": 0.0, "size": "fit", "fit_period": 50},
+            _hyperdistill,
+        ),
+        Method(
+            "hyperdistill",
+            "HyperDistill (γ={gamma})",
+            {"gamma": 0.9, "size": "fit", "fit_period": 50},
+            _hyperdistill,
+            varied=("gamma",),
+        ),
+        # Early on λ moves far, hence the schedule.
+        Method(
+            "robust",
+            "Robust HyperDistill",
+            {"gamma": 0.6, "trust": 0.9, "fit_schedule": "doubling"},
+            lambda s, **arguments: hd.online.robust_hyperdistill(s.problem, **arguments),
+        ),
+        Method("rmd-end", "RMD (exact, once at T)", {}, lambda s: hd.offline.reverse_mode),
+        Method(
+            "rmd",
+            "Online RMD (exact)",
+            {},
+            lambda s: hd.online.reverse_mode(s.problem, window=s.horizon),
+        ),
+        Method("unlearnt", "λ not learnt", {}, lambda s: hd.online.first_order(s.problem)),
+    )
+}
+
+
+def chosen(
+    name: str, among: Iterable[str], arguments: dict, varied: Mapping[str, Iterable]
+) -> list[Method]:
+    """The methods that a command line asks for.
 
     Args:
-      problem: Φ and L_val.
-      descent: the same with one step of plain gradient descent for Φ, the map whose fixed point
-        N.IFT differentiates: Lorraine et al.'s, without the momentum of `problem`'s Φ.
-      horizon: T, over which online RMD is exact.
-      gamma: γ of HyperDistill.
-      neumann: (N, K) of N.IFT: the terms, and the last inner steps in which λ moves.
-      size: of HyperDistill's second-order term, and of the one-step term that is sized likewise
-        (the ablation that leaves w* and D* out).
+      name: one method's, or "all".
+      among: what "all" means.
+      arguments: of the preset, for the methods that have them.
+      varied: the values of what is varied, each a method of its own.
+
+    Raises:
+      ValueError: a name that is not a method's, a γ outside [0, 1].
     """
-    terms, last = neumann
-    online = hd.online
-    return {
-        "fo": Method("FO", online.first_order(problem), {}),
-        "one-step": Method("1-step", online.one_step(problem), {}),
-        "drmad": Method("DrMAD", hd.offline.drmad, {}),
-        "nift": Method(
-            f"N.IFT({terms}, {last})",
-            online.implicit(descent, solver="neumann", terms=terms),
-            {"last": last},
-        ),
-        "greedy": Method("Greedy (γ=0.5)", online.greedy(problem, gamma=0.5), {}),
-        "one-step-sized": Method(
-            "1-step, size fitted" if size == "fit" else f"1-step, size {size:g}",
-            online.hyperdistill(problem, gamma=0.0, size=size),
-            {},
-        ),
-        "hyperdistill": Method(
-            f"HyperDistill (γ={gamma})", online.hyperdistill(problem, gamma=gamma, size=size), {}
-        ),
-        "robust": Method(
-            "Robust HyperDistill",
-            online.robust_hyperdistill(problem),
-            # Early on λ moves far: fits before inner optimisations 1, 2, 4, 8, ...
-            {"fit_period": lambda m: m & (m - 1) == 0},
-        ),
-        "rmd-end": Method("RMD (exact, once at T)", hd.offline.reverse_mode, {}),
-        "rmd": Method("Online RMD (exact)", online.reverse_mode(problem, window=horizon), {}),
-    }
+    for gamma in varied.get("gamma", ()):
+        check_gamma(gamma)
+    if name != "all" and name not in METHODS:
+        raise ValueError(f"method={name!r}: expected 'all' or one of {', '.join(METHODS)}")
+    found = []
+    for method in (METHODS[n] for n in ([name] if name != "all" else among)):
+        method = method.adapted({k: v for k, v in arguments.items() if k not in method.varied})
+        versions = [method]
+        for key in method.varied:
+            versions = [m.adapted({key: x}) for m in versions for x in varied[key]]
+        found += versions
+    return found

@@ -1,9 +1,6 @@
-"""Runs of a study: made for any number of seeds, and read back for its tables."""
+"""Runs of a study, read back for its tables."""
 
-import dataclasses
 import pathlib
-import sys
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,33 +18,6 @@ class Run(NamedTuple):
     metrics: list[dict]
 
 
-def run_seeds(
-    run: Callable, out: pathlib.Path, seeds, settings: dict, preset, resume: bool, result: str
-) -> None:
-    """Runs the seeds that have no summary yet, each in its folder OUT/seed-S.
-
-    Args:
-      run: (seed, folder) -> summary.
-      out: the method's folder.
-      seeds: which.
-      settings: for config.json, with the method's `title`; the seed and the preset are added.
-      preset: the protocol, a dataclass.
-      resume: go on with what is there.
-      result: the figure of the summary to tell when a run has ended.
-    """
-    if any(seed < 0 for seed in seeds):
-        raise ValueError(f"seed={tuple(seeds)}: expected whole numbers >= 0")
-    settings = settings | dataclasses.asdict(preset)
-    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-    for seed in seeds:
-        folder = RunFolder(out / f"seed-{seed}", settings | {"seed": seed}, resume)
-        if folder.summary is None:
-            summary = run(seed, folder)
-            told = summary["diverged"] or f"{result} {summary[result]:.3f}"
-            print(f"{settings['title']}, seed {seed}: {told}", file=sys.stderr)
-        folder.close()
-
-
 def read_runs(out: pathlib.Path) -> dict[str, list[Run]]:
     """The runs that ended, by the method's folder, in the tables' order."""
     folders = {path.name: path for path in out.iterdir() if path.is_dir()}
@@ -63,8 +33,8 @@ def read_runs(out: pathlib.Path) -> dict[str, list[Run]]:
 
 def _order(folder: str) -> tuple[int, str]:
     """By the methods' order; a folder's name is a method's, maybe with its γ after it."""
-    method = folder.split("-gamma")[0]
-    return METHODS.index(method) if method in METHODS else len(METHODS), folder
+    names, method = list(METHODS), folder.split("-gamma")[0]
+    return names.index(method) if method in names else len(names), folder
 
 
 def spent(folder: RunFolder) -> dict:

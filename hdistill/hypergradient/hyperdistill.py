@@ -53,7 +53,7 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
     on digits a fifth to a half of the fits are, and with all of them taken some streams end at
     chance. A very large θ is not refused: θ S_T > T (T + 1) / 2, more one-step terms than g^SO can
     have, occurred with short stretches alone, and refusing it too changed no result (RESULTS.md,
-    bench_refusal).
+    bench.refusal).
 
     Args:
       problem: Φ and L_val.

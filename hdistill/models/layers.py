@@ -11,7 +11,7 @@ def conv3x3(x, kernel):
     On a CPU the gradient of `lax.conv` inside `lax.scan` is slow (jax issue 12868), and under vmap
     over kernels it becomes a grouped convolution; a matrix product avoids both. An inner step of
     the paper's WarpGrad inside the inner loop costs 12 to 26 times the step alone with `lax.conv`,
-    and 0.8 to 1.0 times with this (`experiments/bench_conv.py`; RESULTS.md).
+    and 0.8 to 1.0 times with this (`experiments/bench/conv.py`; RESULTS.md).
 
     Args:
       x: [B, H, W, C].

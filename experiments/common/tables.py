@@ -1,7 +1,11 @@
-"""Means and intervals over seeds."""
+"""Means and intervals over seeds; what the tables of several studies count alike."""
 
 import numpy as np
 from scipy import special
+
+from experiments.common.runs import Run
+
+Runs = dict[str, list[Run]]
 
 
 def mean_interval(values) -> tuple[float, float]:
@@ -25,3 +29,18 @@ def format_interval(values, digits: int = 3) -> str:
         if np.isnan(mean)
         else f"{mean:{kind}}" + ("" if np.isnan(half) else f" ± {half:{kind}}")
     )
+
+
+def accuracies(runs: list[Run], field: str = "test_accuracy") -> dict[int, float]:
+    """Percentages by seed, of the runs that did not diverge."""
+    return {
+        run.config["seed"]: 100 * run.summary[field]
+        for run in runs
+        if run.summary[field] is not None
+    }
+
+
+def products(runs: list[Run]) -> float:
+    """Jacobian products of Φ for each inner optimisation of a task."""
+    done = sum(run.summary["inner_optimisations_done"] for run in runs)
+    return sum(run.summary["products"] for run in runs) / done if done else np.nan

@@ -3,9 +3,9 @@
 import pathlib
 
 from experiments.common.folder import read_metrics
+from experiments.common.plots import plot_over_training, plot_weighting
 from experiments.common.runs import read_runs
-from experiments.common.stats import format_interval
-from experiments.image_report import Runs, accuracies, plot_over_training, plot_weighting
+from experiments.common.tables import Runs, accuracies, format_interval
 
 
 def table(runs: Runs) -> str:

@@ -1,6 +1,6 @@
 """What a WarpGrad inner step costs, by the form of its convolutions and where it is compiled.
 
-    python -m experiments.bench_conv [--batch 100] [--channels 32] [--size 32]
+    python -m experiments.bench.conv [--batch 100] [--channels 32] [--size 32]
 
 Times one step of SGD with momentum, forwards and backwards, of the paper's WarpGrad: alone (one
 compiled step a call) and inside a `lax.scan`, as the inner loop runs it; on one task, on four at

@@ -24,30 +24,14 @@ from tqdm import tqdm
 import hdistill as hd
 from experiments.common.folder import RunFolder, write_whole
 from experiments.common.loop import NonFiniteLoss, meta_train
-from experiments.common.runs import run_seeds, spent
-from experiments.fidelity_report import STAGES, read, report
-from experiments.fidelity_scenes import GAMMA, ProblemName, Scene, make_scene
-from experiments.image_protocol import PresetName
+from experiments.common.runs import spent
+from experiments.common.study import Setting, tell
+from experiments.fidelity.presets import PRESETS, Preset
+from experiments.fidelity.report import STAGES, read, report
+from experiments.fidelity.setting import ProblemName, adapted, contenders, make_setting
+from experiments.image_meta.presets import PresetName
 
-GAMMAS = (0.0, 0.9, 0.99, 0.999, 0.9999)
 BY_STEP = ("cosine", "ratio", "second_order_cosine", "second_order_ratio")
-AGAIN = ("rmd", "hyperdistill", "one-step-sized")  # the reference, and what the grids hold
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """How much is compared.
-
-    Attributes:
-      tasks: at each stage.
-      seeds: runs.
-    """
-
-    tasks: int
-    seeds: tuple[int, ...]
-
-
-PRESETS = {"smoke": Preset(1, (0,)), "cpu": Preset(2, (0, 1, 2)), "paper": Preset(4, (0, 1, 2))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,80 +55,53 @@ class Config:
     resume: bool = False
 
 
-def decayed(problem: hd.Problem, gamma: float) -> hd.Problem:
-    """The problem with A = γI for the derivative of Φ in the weights, its values unchanged.
-
-    Its exact hypergradient is Eq. 7, Σ_i γ^(t-i) α_t B_i: what HyperDistill distils.
-    """
-
-    def update(weights, hparams, batch):
-        fixed = jax.lax.stop_gradient(weights)
-        after = problem.update(fixed, hparams, batch)
-        return jax.tree.map(lambda x, y, new: new + gamma * (x - y), weights, fixed, after)
-
-    return problem._replace(update=update)
-
-
-def contenders(scene: Scene) -> dict[str, hd.Estimator]:
-    """What is compared, by name: the study's online methods, more of greedy, three grids of γ."""
-    problem, online = scene.problem, hd.online
-    found = {
-        name: method.estimator
-        for name, method in scene.methods.items()
-        if isinstance(method.estimator, hd.Estimator) and name not in AGAIN
-    }
-    found["greedy-0.9"] = online.greedy(problem, gamma=0.9)
-    for gamma in GAMMAS:
-        found[f"fitted-{gamma}"] = online.hyperdistill(problem, gamma=gamma)
-        found[f"size1-{gamma}"] = online.hyperdistill(problem, gamma=gamma, size=1.0)
-        found[f"eq7-{gamma}"] = online.reverse_mode(decayed(problem, gamma), window=scene.horizon)
-    return found
-
-
 class Study:
     """One problem under one preset, for any number of seeds."""
 
-    def __init__(self, scene: Scene, tasks: int):
-        self.scene, self.tasks = scene, tasks
-        self.contenders = contenders(scene)
-        self.fit_size = jax.jit(functools.partial(hd.fit_size, scene.problem, gamma=GAMMA))
+    def __init__(self, setting: Setting, preset: Preset):
+        self.setting, self.preset = setting, preset
+        self.contenders = contenders(setting, preset)
+        self.learner = setting.learner(
+            adapted("hyperdistill", setting).adapted({"gamma": preset.gamma})
+        )
+        self.fit_size = jax.jit(functools.partial(hd.fit_size, setting.problem, gamma=preset.gamma))
 
     def run(self, seed: int, folder: RunFolder) -> dict:
         """Compares, meta-trains, compares again."""
-        scene = self.scene
+        setting = self.setting
         init_key, state_key, train_key, task_key = jax.random.split(jax.random.key(seed), 4)
-        hparams, weights = scene.start(init_key)
+        hparams, weights = setting.start(init_key)
         self.measure(STAGES[0], hparams, weights, task_key, folder.path)
-        state = scene.learner.init(state_key, hparams, weights)
+        state = self.learner.init(state_key, hparams, weights)
         diverged = None
         try:
             state = meta_train(
-                scene.learner,
+                self.learner,
                 state,
-                lambda m: scene.tasks(jax.random.fold_in(train_key, m)),
-                total=scene.inner_optimisations,
-                horizon=scene.horizon,
+                lambda m: setting.tasks(jax.random.fold_in(train_key, m)),
+                total=setting.inner_optimisations,
+                horizon=setting.horizon,
                 folder=folder,
                 label=f"meta-training, seed {seed}",
             )
         except NonFiniteLoss as error:  # on with the last good state
             diverged = str(error)
-            _, state = folder.restore(scene.learner.init(state_key, *scene.start(init_key)))
+            _, state = folder.restore(self.learner.init(state_key, *setting.start(init_key)))
         self.measure(STAGES[1], state.hparams, state.weights, task_key, folder.path)
         thetas = [(row["inner_optimisation"], row["theta"]) for row in folder.metrics()]
         _write(folder.path / "theta.csv", ["inner_optimisation", "theta"], thetas)
         cosines = read(folder.path / f"{STAGES[1]}-cosines.csv")
-        ours = [row["cosine"] for row in cosines if row["method"] == f"fitted-{GAMMA}"]
+        ours = [row["cosine"] for row in cosines if row["method"] == f"fitted-{self.preset.gamma}"]
         return folder.finish(cosine=np.nanmean(ours), diverged=diverged, **spent(folder))
 
     def measure(self, stage: str, hparams, weights, key, path: pathlib.Path) -> None:
         """Writes STAGE-cosines.csv, -costs.csv and -samples.csv, unless they are there."""
         if (path / f"{stage}-samples.csv").exists():
             return
-        scene, cosines, costs, samples = self.scene, [], [], []
-        for task in tqdm(range(self.tasks), desc=f"comparing, {stage}", leave=False):
-            case = (hparams, weights, *scene.draw(jax.random.fold_in(key, task)))
-            found = hd.compare(scene.problem, self.contenders, *case)
+        setting, cosines, costs, samples = self.setting, [], [], []
+        for task in tqdm(range(self.preset.tasks), desc=f"comparing, {stage}", leave=False):
+            case = (hparams, weights, *setting.draw(jax.random.fold_in(key, task)))
+            found = hd.compare(setting.problem, self.contenders, *case)
             for name, fidelity in found.items():
                 cost = fidelity.products, fidelity.seconds, fidelity.memory
                 costs.append((task, name, fidelity.theta, *cost))
@@ -175,17 +132,16 @@ def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the reports."""
     preset = PRESETS[config.preset]
     for problem in config.problem:
-        scene = make_scene(problem, config.preset, config.data_dir)
-        settings = {"study": "fidelity", "problem": problem, "preset": config.preset}
-        run_seeds(
-            Study(scene, preset.tasks).run,
-            config.out / problem,
-            config.seed or preset.seeds,
-            settings | {"title": f"Fidelity, {problem}", "horizon": scene.horizon},
-            preset,
-            config.resume,
-            result="cosine",
-        )
+        setting = make_setting(problem, config.preset, config.data_dir)
+        study = Study(setting, preset)
+        protocol = setting.protocol | dataclasses.asdict(preset)
+        protocol |= {"study": "fidelity", "problem": problem, "title": f"Fidelity, {problem}"}
+        for seed in config.seed or preset.seeds:
+            path = config.out / problem / f"seed-{seed}"
+            with RunFolder(path, protocol | {"seed": seed}, config.resume) as folder:
+                if folder.summary is None:
+                    study.run(seed, folder)
+                    tell(folder, "cosine")
     print(report(config.out))
 
 

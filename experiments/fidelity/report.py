@@ -9,19 +9,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments.common.methods import METHODS
 from experiments.common.runs import Run, read_runs
-from experiments.common.stats import format_interval
+from experiments.common.tables import format_interval
 
 STAGES = ("random", "trained")
-TITLES = {
-    "fo": "FO",
-    "one-step": "1-step",
-    "nift": "N.IFT",
-    "greedy": "Greedy (γ=0.5)",
-    "fitted-0.0": "1-step, size fitted",
-    "robust": "Robust HyperDistill",
-    "exact": "exact RMD",
-}
+TITLES = {"nift": "N.IFT", "fitted-0.0": "1-step, size fitted", "exact": "exact RMD"}
 GRIDS = {
     "greedy": "Greedy (γ={})",
     "fitted": "HyperDistill (γ={})",
@@ -34,7 +27,9 @@ SHOWN = ("fo", "one-step", "nift", "greedy", "greedy-0.9", "fitted-0.0", "fitted
 def title(method: str) -> str:
     """A method's name for people."""
     grid, _, gamma = method.rpartition("-")
-    return TITLES[method] if method in TITLES else GRIDS[grid].format(gamma)
+    if method in METHODS:
+        return TITLES.get(method, METHODS[method].label)
+    return TITLES.get(method, GRIDS.get(grid, method).format(gamma))
 
 
 def read(path: pathlib.Path) -> list[dict]:

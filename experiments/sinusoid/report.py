@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.common.runs import Run, read_runs
-from experiments.common.stats import format_interval
+from experiments.common.tables import format_interval
 
 # Table 4 of Lee et al. 2022: meta-test MSE, mean ± 95% interval over 5 runs.
 PAPER = {
@@ -29,7 +29,7 @@ def table(runs: dict[str, list[Run]]) -> str:
         "| products | ms |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, found in runs.items():
+    for found in runs.values():
         summaries = [run.summary for run in found]
         finite = [s["test_mse"] for s in summaries if s["test_mse"] is not None]
         done = sum(s["inner_optimisations_done"] for s in summaries)
@@ -37,7 +37,7 @@ def table(runs: dict[str, list[Run]]) -> str:
         seconds = [s["seconds_each"] for s in summaries if s["seconds_each"]]
         cells = [
             found[0].config["title"],
-            PAPER.get(name, ""),
+            PAPER.get(found[0].config["method"], ""),
             format_interval(finite),
             _number(np.median(finite)) if finite else "–",
             _number(np.max(finite)) if finite else "–",

@@ -1,21 +1,11 @@
-"""The image study's protocols, models and images."""
+"""The image study's presets."""
 
 import dataclasses
-import pathlib
 from typing import Literal
-
-import jax.numpy as jnp
-import numpy as np
-
-from hdistill.data import images
-from hdistill.data.augment import shrink
-from hdistill.data.pool import SPLITS
-from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad
 
 ModelName = Literal["anil", "warpgrad", "metaweightnet"]
 DatasetName = Literal["cifar100", "tinyimagenet"]
 PresetName = Literal["smoke", "cpu", "paper"]
-MODELS = {"anil": Anil, "warpgrad": WarpGrad, "metaweightnet": MetaWeightNet}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +22,11 @@ class Preset:
       inner_optimisations: M.
       meta_batch: tasks for each inner optimisation.
       fit_period: inner optimisations between two fits of θ; robust HyperDistill has its own.
-      inner_rate: learning rate of w, SGD with momentum 0.9.
+      inner_rate: learning rate of w, SGD with the momentum.
       hyper_rate: learning rate of λ, the same, decayed linearly to 0 over the run.
+      momentum: of w and of λ.
       reptile_rate: how far φ moves towards the mean of w_T.
+      fomaml_rate: learning rate of φ under FOMAML, Adam; the paper does not say.
       corruption: probability that a training label is replaced.
       size: of HyperDistill's second-order term, "fit" for Eq. 15.
       neumann: (N, K) of N.IFT: terms, and last inner steps in which λ moves.
@@ -56,7 +48,9 @@ class Preset:
     fit_period: int = 50
     inner_rate: float = 0.01
     hyper_rate: float = 0.001
+    momentum: float = 0.9
     reptile_rate: float = 1.0
+    fomaml_rate: float = 1e-3
     corruption: float = 0.0
     size: str | float = "fit"
     neumann: tuple[int, int] = (5, 10)
@@ -106,8 +100,6 @@ PRESETS = {
     ),
     "paper": Preset(),
 }
-MOMENTUM = 0.9
-WAYS = 10
 
 
 def protocol(preset: PresetName, model: ModelName) -> Preset:
@@ -122,28 +114,3 @@ def protocol(preset: PresetName, model: ModelName) -> Preset:
         found = dataclasses.replace(found, inner_rate=0.1, hyper_rate=0.01)
         found = dataclasses.replace(found, corruption=0.4, size=1.0)
     return found
-
-
-def class_images(dataset: str, preset_name: str, preset: Preset, data_dir: pathlib.Path) -> dict:
-    """The images of the three splits' classes, uint8 [classes, per class, H, W, 3] each.
-
-    The smoke preset generates them.
-    """
-    if preset_name == "smoke":
-        return {
-            part: generated(preset.image_size, i) for i, part in enumerate(SPLITS[dataset]._fields)
-        }
-    size = 64 if dataset == "tinyimagenet" and preset.image_size > 32 else 32
-    pool = images.load(f"tinyimagenet{size}" if dataset == "tinyimagenet" else dataset, data_dir)
-    return {
-        part: jnp.asarray(shrink(pool.by_class(classes), preset.image_size))
-        for part, classes in SPLITS[dataset]._asdict().items()
-    }
-
-
-def generated(size: int, seed: int, classes: int = 12, per_class: int = 20) -> jnp.ndarray:
-    """A random colour and pattern for each class, and noise, uint8 [classes, each, H, W, 3]."""
-    rng = np.random.default_rng(seed)
-    patterns = rng.uniform(40, 215, (classes, 1, size, size, 3))
-    noise = rng.normal(0, 20, (classes, per_class, size, size, 3))
-    return jnp.asarray(np.clip(patterns + noise, 0, 255).astype(np.uint8))

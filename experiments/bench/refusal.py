@@ -1,6 +1,6 @@
 """Which fitted sizes HyperDistill should refuse: streams on digits, with and without refusals.
 
-    python -m experiments.bench_refusal [--stretch 100 5] [--gamma 0.9 0.99] [--seeds 8]
+    python -m experiments.bench.refusal [--stretch 100 5] [--gamma 0.9 0.99] [--seeds 8]
 
 150 handwritten digits (8x8), a network of 64 tanh units, SGD 0.1 on batches of 50; λ is the log
 weight decay and the logit of the label smoothing, by Adam. θ is fitted before every fifth stretch
@@ -18,7 +18,7 @@ import optax
 import tyro
 
 import hdistill as hd
-from experiments.common.stats import format_interval
+from experiments.common.tables import format_interval
 
 DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
 CHANCE = 0.2  # an accuracy below is no better than chance, 0.1, and its noise

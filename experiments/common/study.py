@@ -1,0 +1,146 @@
+"""A meta-learning study: a setting, a method and a seed make a run."""
+
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import hdistill as hd
+from experiments.common.folder import RunFolder
+from experiments.common.loop import NonFiniteLoss, meta_train
+from experiments.common.methods import Method
+from experiments.common.runs import spent
+
+
+class Setting(NamedTuple):
+    """What the methods of a study have in common.
+
+    Attributes:
+      protocol: all that decides a result beside the method and the seed, for config.json.
+      problem: Φ and L_val.
+      descent: the same with one step of plain gradient descent for Φ: the map of N.IFT.
+      horizon: T.
+      inner_optimisations: M.
+      metric: what `evaluate` measures, "mse" or "accuracy".
+      start: key -> (λ, w_0).
+      tasks: key -> the tasks of an inner optimisation.
+      draw: key -> (batches [T, ...], outer batch) of one task, to compare methods on.
+      learner: method -> `hd.Learner`.
+      evaluate: (λ, φ, key, "validation" or "test") -> the metric of each task after adapting.
+      validate_every: inner optimisations between two meta-validations.
+      leave: (model's λ before, state, key) -> {file name: JSON}, what plots need of a run's end.
+    """
+
+    protocol: dict
+    problem: hd.Problem
+    descent: hd.Problem
+    horizon: int
+    inner_optimisations: int
+    metric: str
+    start: Callable
+    tasks: Callable
+    draw: Callable
+    learner: Callable[[Method], hd.Learner]
+    evaluate: Callable
+    validate_every: int = 1
+    leave: Callable[..., dict[str, Any]] = lambda before, state, key: {}
+
+
+def descent(problem: hd.Problem, inner_loss: Callable, rate: float) -> hd.Problem:
+    """The problem with one step of plain gradient descent for Φ: the map of N.IFT.
+
+    Lorraine et al.'s, without the momentum of `problem`'s Φ.
+
+    Args:
+      problem: Φ and L_val, from `hd.from_losses`.
+      inner_loss: its inner loss, of (params, hparams, batch).
+      rate: the learning rate.
+    """
+
+    def update(weights, hparams, batch):
+        gradient = jax.grad(inner_loss)(weights.params, hparams, batch)
+        return weights._replace(params=optax.tree.add_scale(weights.params, -rate, gradient))
+
+    return problem._replace(update=update)
+
+
+def run_method(setting: Setting, method: Method, seeds, out: pathlib.Path, resume: bool) -> None:
+    """Runs the seeds that have not ended yet, each in OUT/METHOD/seed-S."""
+    learner = setting.learner(method)
+    for seed in seeds:
+        with open_run(setting.protocol, method, seed, out, resume) as folder:
+            if folder.summary is None:
+                run(setting, learner, method, seed, folder)
+                tell(folder, f"test_{setting.metric}")
+
+
+def run(setting: Setting, learner: hd.Learner, method: Method, seed: int, folder: RunFolder):
+    """Meta-trains, meta-validates and meta-tests one seed; a run that diverges says so."""
+    init_key, state_key, train_key, validation_key, test_key = jax.random.split(
+        jax.random.key(seed), 5
+    )
+    hparams, weights = setting.start(init_key)
+
+    def evaluate(state, key, part):
+        return np.asarray(setting.evaluate(state.hparams, state.weights, key, part), float)
+
+    def validate(m, state):
+        if m % setting.validate_every and m != setting.inner_optimisations:
+            return {}
+        figures = evaluate(state, validation_key, "validation")
+        return {f"validation_{setting.metric}": float(figures.mean())}
+
+    try:
+        state = meta_train(
+            learner,
+            learner.init(state_key, hparams, weights),
+            lambda m: setting.tasks(jax.random.fold_in(train_key, m)),
+            total=setting.inner_optimisations,
+            horizon=setting.horizon,
+            folder=folder,
+            label=f"{method.label}, seed {seed}",
+            validate=validate,
+        )
+    except NonFiniteLoss as error:
+        return folder.finish(**_figures(setting, None, folder), diverged=str(error))
+    figures = evaluate(state, test_key, "test")
+    for name, content in setting.leave(hparams, state, test_key).items():
+        (folder.path / name).write_text(json.dumps(content))
+    finite = bool(np.isfinite(figures).all())
+    return folder.finish(
+        **_figures(setting, figures if finite else None, folder),
+        diverged=None if finite else f"the meta-test's {setting.metric} is not finite",
+    )
+
+
+def _figures(setting: Setting, test, folder: RunFolder) -> dict:
+    """A run's figures for its summary; None where there are none."""
+    validation, lost = f"validation_{setting.metric}", test is None
+    return {
+        f"test_{setting.metric}": None if lost else float(test.mean()),
+        f"test_{setting.metric}_spread": None if lost else float(test.std(ddof=1)),
+        validation: None if lost else folder.metrics()[-1][validation],
+    } | spent(folder)
+
+
+def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, resume: bool):
+    """The folder of a run of a method, its configuration written."""
+    config = protocol | {
+        "method": method.name,
+        "title": method.label,
+        "arguments": method.arguments,
+        "seed": seed,
+    }
+    return RunFolder(out / method.folder / f"seed-{seed}", config, resume)
+
+
+def tell(folder: RunFolder, figure: str) -> None:
+    """One line about a run that has ended."""
+    summary, config = folder.summary or {}, folder.config or {}
+    result = summary["diverged"] or f"{figure} {summary[figure]:.3f}"
+    print(f"{config['title']}, seed {config['seed']}: {result}", file=sys.stderr)

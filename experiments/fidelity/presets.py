@@ -1,0 +1,32 @@
+"""The fidelity study's presets: how much is compared."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How much is compared, on the problem's own study under its preset of the same name.
+
+    Attributes:
+      tasks: at each stage.
+      seeds: runs.
+      gamma: γ of the HyperDistill that meta-trains between the two stages.
+      gammas: γ of the grids.
+    """
+
+    tasks: int
+    seeds: tuple[int, ...]
+    gamma: float = 0.9
+    gammas: tuple[float, ...] = (0.0, 0.9, 0.99, 0.999, 0.9999)
+
+
+SMOKE = Preset(tasks=1, seeds=(0,))
+"""Does it run at all? `python -m experiments.fidelity --preset smoke`."""
+
+CPU = Preset(tasks=2, seeds=(0, 1, 2))
+"""Figures 3, 4, 6 and 11 of Lee et al. 2022, scaled down: `python -m experiments.fidelity`."""
+
+PAPER = Preset(tasks=4, seeds=(0, 1, 2))
+"""The same on the paper's own protocols: `python -m experiments.fidelity --preset paper`."""
+
+PRESETS = {"smoke": SMOKE, "cpu": CPU, "paper": PAPER}

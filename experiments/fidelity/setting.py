@@ -1,0 +1,58 @@
+"""What the fidelity study measures on, another study's setting, and which methods it compares."""
+
+import pathlib
+from typing import Literal
+
+import jax
+
+import hdistill as hd
+from experiments.common.methods import METHODS, Method
+from experiments.common.study import Setting
+from experiments.fidelity.presets import Preset
+from experiments.image_meta import setting as image_meta
+from experiments.image_meta.presets import PresetName
+from experiments.sinusoid import setting as sinusoid
+
+ProblemName = Literal["warpgrad", "anil", "sinusoid"]
+AGAIN = ("rmd", "hyperdistill", "one-step-sized", "unlearnt")  # the reference; what the grids hold
+
+
+def make_setting(name: ProblemName, preset: PresetName, data_dir: pathlib.Path) -> Setting:
+    """The setting of a problem; the images are CIFAR-100's, or generated (preset smoke)."""
+    if name == "sinusoid":
+        return sinusoid.make_setting(preset)
+    return image_meta.make_setting(name, preset_name=preset, data_dir=data_dir)
+
+
+def adapted(name: str, setting: Setting) -> Method:
+    """A method with the arguments of the setting's protocol."""
+    protocol = setting.protocol
+    arguments = dict(zip(("terms", "last"), protocol["neumann"]))
+    return METHODS[name].adapted(arguments | {"fit_period": protocol["fit_period"]})
+
+
+def decayed(problem: hd.Problem, gamma: float) -> hd.Problem:
+    """The problem with A = γI for the derivative of Φ in the weights, its values unchanged.
+
+    Its exact hypergradient is Eq. 7, Σ_i γ^(t-i) α_t B_i: what HyperDistill distils.
+    """
+
+    def update(weights, hparams, batch):
+        fixed = jax.lax.stop_gradient(weights)
+        after = problem.update(fixed, hparams, batch)
+        return jax.tree.map(lambda x, y, new: new + gamma * (x - y), weights, fixed, after)
+
+    return problem._replace(update=update)
+
+
+def contenders(setting: Setting, preset: Preset) -> dict[str, hd.Estimator]:
+    """What is compared, by name: the study's online methods, more of greedy, three grids of γ."""
+    problem, online = setting.problem, hd.online
+    estimators = {n: adapted(n, setting).estimator(setting) for n in METHODS if n not in AGAIN}
+    found = {n: e for n, e in estimators.items() if isinstance(e, hd.Estimator)}
+    found["greedy-0.9"] = online.greedy(problem, gamma=0.9)
+    for gamma in preset.gammas:
+        found[f"fitted-{gamma}"] = online.hyperdistill(problem, gamma=gamma)
+        found[f"size1-{gamma}"] = online.hyperdistill(problem, gamma=gamma, size=1.0)
+        found[f"eq7-{gamma}"] = online.reverse_mode(decayed(problem, gamma), window=setting.horizon)
+    return found

@@ -1,0 +1,177 @@
+"""The image study: tasks of ten classes of a data set, one of three models, Reptile or FOMAML."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import hdistill as hd
+from experiments.common.images import WAYS, generated, weighting
+from experiments.common.methods import Method
+from experiments.common.study import Setting, descent
+from experiments.image_meta.presets import ModelName, Preset, PresetName, protocol
+from hdistill.data import images
+from hdistill.data.augment import draw_batch, normalize, shrink
+from hdistill.data.pool import SPLITS, sample_task
+from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad
+
+MODELS = {"anil": Anil, "warpgrad": WarpGrad, "metaweightnet": MetaWeightNet}
+
+
+def make_setting(
+    model_name: ModelName,
+    dataset: str = "cifar100",
+    init: str = "reptile",
+    preset_name: PresetName = "cpu",
+    *,
+    data_dir: pathlib.Path,
+    image_size: int | None = None,
+) -> Setting:
+    """A model on a data set under a preset.
+
+    Args:
+      init: "reptile" or "fomaml".
+      image_size: height and width of the images; None for the preset's.
+    """
+    preset = protocol(preset_name, model_name)
+    if image_size is not None:
+        preset = dataclasses.replace(preset, image_size=image_size)
+    model = MODELS[model_name](WAYS, preset.channels)
+    optimizer = optax.sgd(preset.inner_rate, momentum=preset.momentum)
+    problem = hd.from_losses(model.inner_loss, model.outer_loss, optimizer)
+    pools = class_images(dataset, preset_name, preset, data_dir)
+
+    def start(key):
+        shape = 2, preset.image_size, preset.image_size, 3
+        hparams, params = jax.jit(model.init)(key, jnp.zeros(shape))
+        return hparams, hd.InnerState(params, optimizer.init(params))
+
+    def one_task(key, images):
+        return sample_task(key, images, ways=WAYS, corruption=preset.corruption)
+
+    def batch(key, examples):
+        return draw_batch(key, examples, preset.batch, preset.pad)
+
+    def learner(method: Method) -> hd.Learner:
+        rules = {
+            "reptile": lambda: hd.reptile(preset.reptile_rate),
+            "fomaml": lambda: hd.fomaml(optax.adam(preset.fomaml_rate)),
+        }
+        estimator = method.estimator(setting)
+        rate = hyper_schedule(preset, method, estimator)
+        return hd.learner(
+            problem,
+            estimator,
+            hyper_optimizer=optax.sgd(rate, momentum=preset.momentum),
+            initialization=rules[init](),
+            horizon=preset.horizon,
+            sample_inner=lambda key, task: batch(key, task.inner),
+            sample_outer=lambda key, task: batch(key, task.outer),
+            **when(preset, method, estimator),
+        )
+
+    sample = jax.jit(jax.vmap(one_task, (0, None)))
+
+    def tasks(key):
+        return sample(jax.random.split(key, preset.meta_batch), pools["train"])
+
+    @jax.jit
+    def draw(key, images):
+        task_key, inner_key, outer_key = jax.random.split(key, 3)
+        task = one_task(task_key, images)
+        keys = jax.random.split(inner_key, preset.horizon)
+        batches = jax.lax.map(lambda key: batch(key, task.inner), keys)
+        return batches, batch(outer_key, task.outer)
+
+    @jax.jit
+    def accuracies(hparams, weights, keys, images):
+        def one(key):
+            task_key, batch_key = jax.random.split(key)
+            task = one_task(task_key, images)
+            adapted = hd.unroll(
+                problem,
+                hparams,
+                weights,
+                lambda t: batch(jax.random.fold_in(batch_key, t), task.inner),
+                horizon=preset.horizon,
+            )
+            return accuracy(model, adapted.params, hparams, task.outer, preset.batch)
+
+        return jax.lax.map(one, keys, batch_size=preset.meta_batch)
+
+    def evaluate(hparams, weights, key, part):
+        count = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
+        return accuracies(hparams, weights, jax.random.split(key, count), pools[part])
+
+    def leave(before, state, key):
+        if model_name != "metaweightnet":
+            return {}
+        return {"weighting.json": weighting(model, before, state.hparams)}
+
+    setting = Setting(
+        {"study": "image_meta", "model": model_name, "dataset": dataset, "init": init}
+        | {"preset": preset_name}
+        | dataclasses.asdict(preset),
+        problem,
+        descent(problem, model.inner_loss, preset.inner_rate),
+        preset.horizon,
+        preset.inner_optimisations,
+        "accuracy",
+        start,
+        tasks,
+        lambda key: draw(key, pools["train"]),
+        learner,
+        evaluate,
+        preset.validate_every,
+        leave,
+    )
+    return setting
+
+
+def accuracy(model, params, hparams, examples, size: int):
+    """On the examples, in batches of `size`, whose statistics normalise them."""
+    size = min(size, len(examples.labels))
+    whole = len(examples.labels) // size * size
+    batches = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), examples)
+
+    def one(batch):
+        return model.accuracy(params, hparams, (normalize(batch.images), batch.labels))
+
+    return jax.lax.map(one, batches).mean()
+
+
+def when(preset: Preset, method: Method, estimator) -> dict:
+    """When λ moves and θ is fitted, as arguments of the learner."""
+    every = {"every": preset.every} if isinstance(estimator, hd.Estimator) else {}
+    if "last" in method.arguments:
+        every = {}
+    return every | method.learner_arguments
+
+
+def hyper_schedule(preset: Preset, method: Method, estimator):
+    """λ's learning rate by the number of its updates, down to 0 at the end of the run."""
+    moves = when(preset, method, estimator)
+    if not isinstance(estimator, hd.Estimator):
+        each = 1
+    else:
+        each = moves["last"] if "last" in moves else preset.horizon // preset.every
+    return optax.linear_schedule(preset.hyper_rate, 0.0, each * preset.inner_optimisations)
+
+
+def class_images(dataset: str, preset_name: str, preset: Preset, data_dir: pathlib.Path) -> dict:
+    """The images of the three splits' classes, uint8 [classes, per class, H, W, 3] each.
+
+    The smoke preset generates them.
+    """
+    if preset_name == "smoke":
+        return {
+            part: generated(preset.image_size, i) for i, part in enumerate(SPLITS[dataset]._fields)
+        }
+    size = 64 if dataset == "tinyimagenet" and preset.image_size > 32 else 32
+    pool = images.load(f"tinyimagenet{size}" if dataset == "tinyimagenet" else dataset, data_dir)
+    return {
+        part: jnp.asarray(shrink(pool.by_class(classes), preset.image_size))
+        for part, classes in SPLITS[dataset]._asdict().items()
+    }

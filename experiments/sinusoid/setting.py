@@ -1,0 +1,102 @@
+"""The sinusoid study: ANIL's network, whose features are λ and whose last layer is w."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import hdistill as hd
+from experiments.common.methods import Method
+from experiments.common.study import Setting, descent
+from experiments.sinusoid.presets import PRESETS
+from hdistill.data.sinusoid import RANGE, sample_curves, sample_tasks
+from hdistill.models.anil import AnilRegression
+
+MODEL = AnilRegression()
+
+
+def loss(params, hparams, points):
+    """Mean squared error: the inner and the outer loss."""
+    return jnp.mean((MODEL.apply(params, hparams, points.x) - points.y) ** 2)
+
+
+def make_setting(preset_name: str) -> Setting:
+    """The study under a preset."""
+    preset = PRESETS[preset_name]
+    optimizer = optax.sgd(preset.inner_rate, momentum=preset.momentum)
+    problem = hd.from_losses(loss, loss, optimizer)
+    sample = jax.jit(sample_tasks, static_argnums=(1, 2))
+
+    def start(key):
+        hparams, params = jax.jit(MODEL.init)(key, jnp.zeros((1, 1)))
+        return hparams, hd.InnerState(params, optimizer.init(params))
+
+    def learner(method: Method) -> hd.Learner:
+        return hd.learner(
+            problem,
+            method.estimator(setting),
+            hyper_optimizer=optax.adam(preset.hyper_rate),
+            initialization=hd.reptile(preset.reptile_rate),
+            horizon=preset.horizon,
+            **method.learner_arguments,
+        )
+
+    def adapt(hparams, weights, points):
+        return hd.unroll(problem, hparams, weights, lambda t: points, horizon=preset.horizon)
+
+    @jax.jit
+    def errors(hparams, weights, tasks):
+        def one(task):
+            return problem.outer_loss(adapt(hparams, weights, task[0]), hparams, task[1])
+
+        return jax.vmap(one)(tasks)
+
+    def evaluate(hparams, weights, key, part):
+        tasks = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
+        return errors(hparams, weights, sample(key, tasks, preset.shots))
+
+    def draw(key):
+        inner, outer = jax.tree.map(lambda x: x[0], sample_tasks(key, 1, preset.shots))
+        return jax.tree.map(lambda x: jnp.stack([x] * preset.horizon), inner), outer
+
+    def leave(before, state, key):
+        return {"curves.json": curves(adapt, state, key, preset.shots)}
+
+    setting = Setting(
+        {"study": "sinusoid", "preset": preset_name} | dataclasses.asdict(preset),
+        problem,
+        descent(problem, loss, preset.inner_rate),
+        preset.horizon,
+        preset.inner_optimisations,
+        "mse",
+        start,
+        lambda key: sample(key, preset.meta_batch, preset.shots),
+        draw,
+        learner,
+        evaluate,
+        leave=leave,
+    )
+    return setting
+
+
+def curves(adapt, state, key, shots: int, tasks: int = 3) -> list[dict]:
+    """The curves fitted to a few test tasks, for the plot."""
+    curve_key, point_key = jax.random.split(key)
+    truth = sample_curves(curve_key, tasks)
+    x = jax.random.uniform(point_key, (tasks, shots, 1), minval=RANGE[0], maxval=RANGE[1])
+    points = truth.at(x)
+    grid = truth.at(jnp.broadcast_to(jnp.linspace(*RANGE, 200)[:, None], (tasks, 200, 1)))
+
+    def fit(points, x):
+        adapted = adapt(state.hparams, state.weights, points)
+        return MODEL.apply(adapted.params, state.hparams, x)
+
+    arrays = {
+        "x": points.x,
+        "y": points.y,
+        "grid": grid.x,
+        "truth": grid.y,
+        "fit": jax.jit(jax.vmap(fit))(points, grid.x),
+    }
+    return [{name: x[i, :, 0].tolist() for name, x in arrays.items()} for i in range(tasks)]

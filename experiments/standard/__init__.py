@@ -1,0 +1,1 @@
+"""Standard learning: Appendix H of Lee et al. 2022."""

@@ -1,0 +1,149 @@
+"""Standard learning with MetaWeightNet on CIFAR-10: Appendix H of Lee et al. 2022, Table 5.
+
+    python -m experiments.standard --preset smoke                     generated images, no data
+    python -m experiments.standard --data-dir data                    preset cpu, all methods
+    python -m experiments.standard --method hyperdistill --seed 0 --resume
+
+First λ, the weighting of examples, is learnt online along one run of the classifier: on half of the
+training images, some with wrong labels, while the other half, clean, gives the outer loss. Then the
+classifier is trained anew on all of them, 40% wrong labels everywhere, with that λ at rest.
+
+Each run has a folder OUT/METHOD/seed-S with the first stage's metrics and checkpoints, the second's
+in retrain/, and weighting.json; OUT gets the table and the plots.
+"""
+
+import dataclasses
+import json
+import pathlib
+import warnings
+from typing import Literal
+
+import jax
+import tyro
+
+import hdistill as hd
+from experiments.common.folder import RunFolder
+from experiments.common.images import weighting
+from experiments.common.loop import NonFiniteLoss, meta_train
+from experiments.common.methods import Method, chosen
+from experiments.common.runs import spent
+from experiments.common.study import open_run, tell
+from experiments.standard.presets import PRESETS
+from experiments.standard.report import report
+from experiments.standard.setting import Setting, corrupt, halves, make_setting
+
+ALL = ("unlearnt", "one-step", "nift", "hyperdistill")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The command line.
+
+    Attributes:
+      method: one method, or all of them; `unlearnt` leaves λ where it starts.
+      preset: the protocol.
+      seed: seeds to run; none for the preset's.
+      gamma: γ of HyperDistill, each a run; none for the preset's.
+      data_dir: folder of the images' pools.
+      out: the folder for results.
+      resume: go on with the runs in `out` where they stopped.
+    """
+
+    method: str = "all"
+    preset: Literal["smoke", "cpu", "paper"] = "cpu"
+    seed: tuple[int, ...] = ()
+    gamma: tuple[float, ...] = ()
+    data_dir: pathlib.Path = pathlib.Path("data")
+    out: pathlib.Path = pathlib.Path("runs/standard")
+    resume: bool = False
+
+
+def run(setting: Setting, stages, title: str, seed: int, folder: RunFolder) -> dict:
+    """Learns λ, retrains with it at rest, tests; a run that diverges says so."""
+    init_key, corrupt_key, half_key, *stage_keys = jax.random.split(jax.random.key(seed), 5)
+    corrupted = corrupt(corrupt_key, setting.train, setting.preset.corruption)
+    first, weights = setting.start(init_key)
+    tasks = halves(half_key, corrupted, setting.train), (corrupted, setting.train)
+    try:
+        learnt = run_stage(
+            setting, stages[0], f"{title}, λ", stage_keys[0], first, weights, tasks[0], folder
+        )
+        with RunFolder(folder.path / "retrain", folder.config or {}, resume=True) as retrain:
+            state = run_stage(
+                setting,
+                stages[1],
+                f"{title}, retraining",
+                stage_keys[1],
+                learnt.hparams,
+                weights,
+                tasks[1],
+                retrain,
+            )
+    except NonFiniteLoss as error:
+        return folder.finish(test_accuracy=None, diverged=str(error), **spent(folder))
+    curves = weighting(setting.model, first, state.hparams)
+    (folder.path / "weighting.json").write_text(json.dumps(curves))
+    return folder.finish(
+        test_accuracy=float(setting.accuracy(state.weights, state.hparams)),
+        first_stage_accuracy=float(setting.accuracy(learnt.weights, learnt.hparams)),
+        diverged=None,
+        **spent(folder),
+    )
+
+
+def run_stage(setting: Setting, stream, label, key, hparams, weights, task, folder):
+    """The state after one of the two streams."""
+    preset = setting.preset
+    total = preset.steps // preset.stretch
+
+    def validate(m, state):
+        if m % preset.validate_every and m != total:
+            return {}
+        return {"accuracy": float(setting.accuracy(state.weights, state.hparams))}
+
+    return meta_train(
+        stream,
+        stream.init(key, hparams, weights, task),
+        lambda m: task,
+        total=total,
+        horizon=preset.stretch,
+        folder=folder,
+        label=label,
+        validate=validate,
+        unit="stretch",
+    )
+
+
+def methods(config: Config) -> list[Method]:
+    """What the command line asks for; in a stream, N.IFT's K is the steps between its moves."""
+    preset = PRESETS[config.preset]
+    arguments = dict(zip(("terms", "last"), preset.neumann)) | {"size": preset.size}
+    titles = {
+        "nift": "N.IFT ({terms} terms, every {last} steps)",
+        "hyperdistill": "HyperDistill (γ={gamma}, size {size})",
+    }
+    return [
+        method._replace(title=titles.get(method.name, method.title))
+        for method in chosen(
+            config.method, ALL, arguments, {"gamma": config.gamma or (preset.gamma,)}
+        )
+    ]
+
+
+def main(config: Config) -> None:
+    """Runs what the command line asks for, then writes and prints the report."""
+    # λ at rest, in the second stage, is meant.
+    warnings.simplefilter("ignore", hd.ZeroHypergradientWarning)
+    setting = make_setting(config.preset, config.data_dir)
+    for method in methods(config):
+        stages = setting.stages(method)
+        for seed in config.seed or setting.preset.seeds:
+            with open_run(setting.protocol, method, seed, config.out, config.resume) as folder:
+                if folder.summary is None:
+                    run(setting, stages, method.label, seed, folder)
+                    tell(folder, "test_accuracy")
+    print(report(config.out))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
