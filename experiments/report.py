@@ -1,99 +1,84 @@
-"""Writes RESULTS.md from the summaries of real runs in experiments/results/.
+"""Draws every table and picture of experiments/results/ again, and writes RESULTS.md.
 
     python -m experiments.report
 
-A results folder is the `--out` of a study. Its table stands under the command, device and commit
-that its summaries name, its notes.md (what we make of it) below. Nothing is shown that was not run.
+A set, experiments/results/STUDY/SET/, is the OUT/report of a study (`experiments.common.sets`): its
+runs.csv and series.csv are all that is read. notes.md, beside them, is what we make of it. To add a
+set, copy OUT/report there. Nothing is shown that was not run.
 """
 
+import json
 import pathlib
-from collections.abc import Callable
 
-from experiments.common.runs import Run, read_runs
-from experiments.fidelity import report as fidelity_report
-from experiments.image_meta import report as image_report
-from experiments.sinusoid import report as sinusoid_report
-from experiments.standard import report as standard_report
+import pandas as pd
+
+from experiments.common.sets import draw_set, load_set
+from experiments.fidelity import report as fidelity
+from experiments.image_meta import report as image_meta
+from experiments.sinusoid import report as sinusoid
+from experiments.standard import report as standard
+from hdistill.training import OwnedFolder
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
+RESULTS_MD = ROOT / "RESULTS.md"
+STUDIES = {
+    "sinusoid": ("Sinusoids (Appendix G)", sinusoid),
+    "image_meta": ("Images (Section 5, Appendix J)", image_meta),
+    "fidelity": ("Fidelity (Section 5.1)", fidelity),
+    "standard": ("Standard learning (Appendix H)", standard),
+}
+INTRO = """# Results
+
+Written by `python -m experiments.report` from the runs in `experiments/results/`. Figures of the
+paper (Lee et al., ICLR 2022) stand beside ours where we have them; a blank is a figure that we do
+not have.
+"""
 
 
-def provenance(runs: list[Run]) -> str:
+def provenance(frame: pd.DataFrame) -> str:
     """The lines that say what produced the runs."""
 
     def distinct(values) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in values))
 
-    packages = [", ".join(f"{k} {v}" for k, v in r.summary["packages"].items()) for r in runs]
-    return "\n".join(
-        [
-            f"- preset {distinct(r.config['preset'] for r in runs)}, "
-            f"seeds {distinct(r.config['seed'] for r in runs)}",
-            f"- device {distinct(r.summary['device'] for r in runs)}; "
-            f"Python {distinct(r.summary['python'] for r in runs)}; {distinct(packages)}",
-            f"- commit {distinct(r.summary['commit'] for r in runs)}",
-        ]
+    packages = [", ".join(f"{k} {v}" for k, v in json.loads(x).items()) for x in frame["packages"]]
+    return (
+        f"- preset {distinct(frame['preset'])}, seeds {distinct(frame['seed'])}\n"
+        f"- device {distinct(frame['device'])}; Python {distinct(frame['python'])}; "
+        f"{distinct(packages)}\n"
+        f"- commit {distinct(frame['commit'])}\n"
     )
 
 
-def section(folder: pathlib.Path, table: Callable) -> str:
-    """One results folder: what produced it, its table, plots and notes."""
-    runs = read_runs(folder)
-    everything = [run for found in runs.values() for run in found]
-    parts = [f"## {folder.name}", provenance(everything), table(runs).rstrip()]
-    parts += [
-        f"![{image.stem}]({image.relative_to(ROOT).as_posix()})"
-        for image in sorted(folder.glob("*.png"))
+def section(folder: pathlib.Path, report) -> str:
+    """A set: what produced it, its table, its pictures, its notes."""
+    table = draw_set(report, OwnedFolder(folder, "a report"))
+    pictures = [
+        f"![{image.stem}]({image.relative_to(ROOT).as_posix()})\n"
+        for image in sorted(folder.glob("*.svg"))
     ]
-    return "\n\n".join([*parts, *notes(folder)])
+    parts = [f"## {folder.parent.name}/{folder.name}\n", provenance(load_set(folder)[0]), table]
+    return "\n".join([*parts, *pictures, *notes(folder)])
 
 
 def notes(folder: pathlib.Path) -> list[str]:
     """The folder's notes.md, if it has one."""
     file = folder / "notes.md"
-    return [file.read_text().strip()] if file.exists() else []
-
-
-def images(folder: pathlib.Path) -> str:
-    """The image study: the tables over all settings, then each setting."""
-    parts = [f"# Image meta-learning, {folder.name}"]
-    for init, name in (("reptile", "Table 2"), ("fomaml", "Table 6")):
-        parts += [
-            f"After {name} ({init}): meta-test accuracy, %, mean ± 95% (runs); HyperDistill with "
-            "the γ that meta-validation chose.",
-            image_report.overview(folder, init).rstrip(),
-        ]
-    parts += notes(folder)
-    settings = sorted(path for path in folder.iterdir() if path.is_dir())
-    return "\n\n".join([*parts, *(section(path, image_report.table) for path in settings)])
-
-
-def measured(folder: pathlib.Path) -> str:
-    """A measurement that is told in its notes alone."""
-    return "\n\n".join([f"# {folder.name}", *notes(folder)])
+    return [file.read_text().strip() + "\n"] if file.exists() else []
 
 
 def main() -> None:
-    """Writes RESULTS.md."""
-    intro = (
-        "# Results\n\n"
-        "Written by `python -m experiments.report` from the summaries in `experiments/results/`. "
-        "Figures of the paper (Lee et al., ICLR 2022) stand beside ours where we have them; a "
-        "blank is a figure that we do not have."
-    )
-    parts = [
-        show(path)
-        for study, show in (
-            ("sinusoid", lambda path: section(path, sinusoid_report.table)),
-            ("images", images),
-            ("fidelity", lambda path: section(path, fidelity_report.tables)),
-            ("standard", lambda path: section(path, standard_report.table)),
-            ("bench", measured),
-        )
-        for path in sorted(RESULTS.glob(f"{study}*"))
-    ]
-    (ROOT / "RESULTS.md").write_text("\n\n".join([intro, *parts]) + "\n")
+    """Draws the sets and writes RESULTS.md."""
+    parts = [INTRO]
+    for study, (title, report) in STUDIES.items():
+        parts.append(f"# {title}\n")
+        sets = sorted(path for path in (RESULTS / study).iterdir() if path.is_dir())
+        parts += [section(folder, report) for folder in sets]
+    parts.append("# Measurements of the library\n")
+    for folder in sorted((RESULTS / "bench").iterdir()):
+        parts += [f"## bench/{folder.name}\n", *notes(folder)]
+    RESULTS_MD.write_text("\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ import pathlib
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import hdistill as hd
-from experiments.common.folder import read_json
 from experiments.fidelity import __main__ as fidelity
-from experiments.fidelity import report as fidelity_report
 from experiments.fidelity.presets import Preset
-from experiments.fidelity.report import read
 from experiments.fidelity.setting import contenders, decayed, make_setting
+from hdistill.training import read_run
 from tests.problems import LEARNING_RATE, quadratic, quadratic_constants
 
 ONE_TASK = Preset(tasks=1, seeds=(0,), gammas=(0.9,))
@@ -41,50 +40,49 @@ def test_image_scene_draws_a_batch_for_each_inner_step():
 
 def test_a_run_that_is_cut_after_the_first_stage_goes_on(tmp_path, monkeypatch):
     monkeypatch.setitem(fidelity.PRESETS, "smoke", ONE_TASK)
-    monkeypatch.setattr(fidelity_report, "SHOWN", ("fo", "fitted-0.9"))
     few = {"fo", "fitted-0.9", "size1-0.9", "eq7-0.9"}
     monkeypatch.setattr(
         fidelity, "contenders", lambda *a: {k: v for k, v in contenders(*a).items() if k in few}
     )
     config = fidelity.Config(problem=("sinusoid",), preset="smoke", out=tmp_path, resume=True)
-    train = fidelity.meta_train
+    train = fidelity.train
 
     def cut(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fidelity, "meta_train", cut)
+    monkeypatch.setattr(fidelity, "train", cut)
     with pytest.raises(KeyboardInterrupt):
         fidelity.main(config)
     folder = tmp_path / "sinusoid" / "seed-0"
     before = (folder / "random-cosines.csv").stat().st_mtime_ns
-    monkeypatch.setattr(fidelity, "meta_train", train)
+    monkeypatch.setattr(fidelity, "train", train)
     fidelity.main(config)
     assert (folder / "random-cosines.csv").stat().st_mtime_ns == before
     for stage in ("random", "trained"):
-        rows = read(folder / f"{stage}-cosines.csv")
-        exact = [row["cosine"] for row in rows if row["method"] == "exact"]
+        rows = pd.read_csv(folder / f"{stage}-cosines.csv")
+        exact = rows.loc[rows["method"] == "exact", "cosine"]
         np.testing.assert_allclose(exact, np.ones(5), rtol=1e-5)
-        assert all(-1.001 < row["cosine"] < 1.001 for row in rows)
-        assert len(read(folder / f"{stage}-samples.csv")) == 5
-    summary = read_json(folder / "summary.json")
-    ours = [row["cosine"] for row in rows if row["method"] == "fitted-0.9"]
-    assert summary["cosine"] == pytest.approx(np.mean(ours)) and summary["diverged"] is None
-    assert "| exact RMD | 1.000 |" in (tmp_path / "table.md").read_text()
-    plots = {path.name for path in tmp_path.glob("*.png")}
-    assert plots == {f"sinusoid-figure{n}.png" for n in ("3", "4", "6-11")}
+        assert rows["cosine"].abs().max() < 1.001
+        assert len(pd.read_csv(folder / f"{stage}-samples.csv")) == 5
+    summary = read_run(folder).summary
+    ours = rows.loc[rows["method"] == "fitted-0.9", "cosine"]
+    assert summary["cosine"] == pytest.approx(ours.mean()) and summary["diverged"] is None
+    report = tmp_path / "report"
+    assert "| exact RMD | 1.000 |" in (report / "table.md").read_text()
+    plots = {path.name for path in report.glob("*.svg")}
+    assert plots == {f"sinusoid-figure{n}.svg" for n in ("3", "4", "6-11")}
 
 
 def test_a_run_that_diverges_is_compared_at_its_last_good_state(tmp_path, monkeypatch):
     def diverges(*arguments, folder, **named):
         raise fidelity.NonFiniteLoss("outer loss is nan", "inner optimisation", 3, 2, 0)
 
-    monkeypatch.setattr(fidelity, "meta_train", diverges)
+    monkeypatch.setattr(fidelity, "train", diverges)
     setting = make_setting("sinusoid", "smoke", tmp_path)
     only = {"fitted-0.9": hd.online.hyperdistill(setting.problem, gamma=0.9)}
     monkeypatch.setattr(fidelity, "contenders", lambda *a: only)
-    folder = fidelity.RunFolder(tmp_path / "run", {}, resume=False)
-    summary = fidelity.Study(setting, ONE_TASK).run(0, folder)
-    folder.close()
+    with fidelity.RunFolder(tmp_path / "run", {}) as folder:
+        summary = fidelity.Study(setting, ONE_TASK).run(0, folder)
     assert "outer loss is nan" in summary["diverged"]
     texts = [(folder.path / f"{s}-cosines.csv").read_text() for s in ("random", "trained")]
     assert texts[0] == texts[1]  # no checkpoint: the state that it began with

@@ -6,20 +6,23 @@ import types
 
 import jax
 import jax.numpy as jnp
-import matplotlib.axes
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.common.images import WAYS
 from experiments.common.methods import METHODS
-from experiments.common.plots import plot_over_training
-from experiments.common.runs import Run, read_runs
+from experiments.common.plots import training_rows
+from experiments.common.runs import read_runs
+from experiments.common.sets import write_set
+from experiments.image_meta import report
 from experiments.image_meta.__main__ import Config, main
 from experiments.image_meta.presets import PRESETS, protocol
-from experiments.image_meta.report import gain, report, table, tuned
+from experiments.image_meta.report import gain, table, tuned
 from experiments.image_meta.setting import MODELS, class_images, hyper_schedule
 from hdistill.data.augment import shrink
 from hdistill.data.pool import Pool
+from hdistill.training import Run
 from tests.problems import quadratic
 
 pytestmark = pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
@@ -92,8 +95,8 @@ def test_smoke_run_leaves_what_it_should_and_the_same_again(tmp_path, capsys):
         printed = capsys.readouterr().out
         runs.append(out / "metaweightnet-cifar100-reptile")
     assert "1-step" in printed
-    for name in ("table.md", "training.png", "validation.png", "weighting.png"):
-        assert (runs[0] / name).stat().st_size > 0
+    for name in ("table.md", f"{runs[0].name}-learning.svg", f"{runs[0].name}-weighting.svg"):
+        assert (runs[0].parent / "report" / name).stat().st_size > 0
     run = runs[0] / "one-step" / "seed-0"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["diverged"] is None and 0 <= summary["test_accuracy"] <= 1
@@ -108,58 +111,58 @@ def test_smoke_run_leaves_what_it_should_and_the_same_again(tmp_path, capsys):
 
     assert rows(runs[0]) == rows(runs[1])
     assert ["validation_accuracy" in row for row in rows(runs[0])] == [False, True, True]
-    accuracies = [read_runs(x)["one-step"][0].summary["test_accuracy"] for x in runs]
+    accuracies = [read_runs(x)[0].summary["test_accuracy"] for x in runs]
     assert accuracies[0] == accuracies[1]
     config = json.loads((run / "config.json").read_text())
     assert config["corruption"] == 0.4 and config["model"] == "metaweightnet"
 
 
-def run(tmp_path, title, seed, test, validation, gamma=0.9):
-    """A run with these accuracies."""
-    summary = {"test_accuracy": test, "validation_accuracy": validation, "products": 50}
-    summary |= {"inner_optimisations_done": 2, "seconds": 3.0, "seconds_each": 1.5}
-    summary["diverged"] = "loss is nan" if test is None else None
-    rows = [
-        {"inner_optimisation": m, "outer_loss": 2.0 / m, "validation_accuracy": 0.1 * m}
-        for m in (1, 2, 3)
+def runs_frame(*runs):
+    """A set of runs of one setting: (method, title, seed, test accuracy, validation accuracy)."""
+    rows = []
+    for method, title, seed, test, validation in runs:
+        row = {"model": "warpgrad", "dataset": "cifar100", "init": "reptile", "method": method}
+        row |= {"title": title, "seed": seed, "commit": "abc"}
+        row |= {"test_accuracy": test, "validation_accuracy": validation, "products": 50}
+        row |= {"inner_optimisations_done": 2, "seconds": 3.0, "seconds_each": 1.5}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def test_table_compares_seed_by_seed_and_chooses_gamma_by_validation():
+    frame = runs_frame(
+        *[("one-step", "1-step", s, 0.4 + 0.1 * s, 0.4) for s in (0, 1)],
+        *[("hyperdistill", "A", s, 0.42 + 0.1 * s, 0.3) for s in (0, 1)],
+        ("hyperdistill", "B", 0, 0.3, 0.5),
+        ("hyperdistill", "B", 1, None, None),
+    )
+    by = dict(list(frame.groupby("title")))
+    assert gain(by["A"], by["1-step"]) == "2.00 ± 0.00"
+    assert tuned(frame) == "A"  # the other's lost run counts against it
+    text = table(frame)
+    assert "| A, chosen | 2 | 47.00 ± 63.53 | 30.00 ± 0.00 | 2.00 ± 0.00 | 0 | 25.0" in text
+    assert "| B | 2 | 30.00 | 50.00 | -10.00 | 1 |" in text
+    assert "| method | warpgrad-cifar100 |\n| --- | --- |\n| 1-step | 45.00 ± 63.53 (2) |" in text
+    assert "| HyperDistill | 47.00 ± 63.53 (2) |" in text
+    assert "seeds 0, 1, commit abc" in text
+
+
+def test_runs_that_diverged_do_not_stop_the_curves(tmp_path):
+    def run(method, diverged, rows):
+        config = {"title": method.upper(), "method": method, "seed": 0}
+        rows = [{"step": m, "validation_accuracy": 0.1 * m} for m in range(1, rows + 1)]
+        return Run(tmp_path, config, {"diverged": diverged}, rows)
+
+    runs = [
+        run("fo", "loss is nan", 0),
+        run("one-step", None, 3),
+        run("one-step", "loss is nan", 1),
+        run("greedy", None, 0),
     ]
-    return Run(tmp_path, {"title": title, "seed": seed, "gamma": gamma}, summary, rows)
-
-
-def test_table_compares_seed_by_seed_and_chooses_gamma_by_validation(tmp_path):
-    runs = {
-        "one-step": [run(tmp_path, "1-step", s, 0.4 + 0.1 * s, 0.4) for s in (0, 1)],
-        "hyperdistill-gamma0.9": [run(tmp_path, "A", s, 0.42 + 0.1 * s, 0.3) for s in (0, 1)],
-        "hyperdistill-gamma0.99": [
-            run(tmp_path, "B", 0, 0.3, 0.5, 0.99),
-            run(tmp_path, "B", 1, None, None, 0.99),
-        ],
-    }
-    assert gain(runs["hyperdistill-gamma0.9"], runs["one-step"]) == "2.00 ± 0.00"
-    assert tuned(runs) == "hyperdistill-gamma0.9"  # the other's lost run counts against it
-    lines = table(runs).splitlines()
-    assert "A, chosen | 2 | 47.00 ± 63.53 | 30.00 ± 0.00 | 2.00 ± 0.00 | 0 | 25.0" in lines[3]
-    assert "| B | 2 | 30.00 | 50.00 | -10.00 | 1 |" in lines[4]
-
-
-def test_runs_that_diverged_do_not_stop_the_plots(tmp_path, monkeypatch):
-    drawn, plot = [], matplotlib.axes.Axes.plot
-
-    def watched(axis, steps, *arguments, label):
-        drawn.append((label, list(steps)))
-        return plot(axis, steps, *arguments, label=label)
-
-    monkeypatch.setattr(matplotlib.axes.Axes, "plot", watched)
-    lost = run(tmp_path, "A", 1, None, None)._replace(metrics=[])
-    runs = {
-        "fo": [lost],
-        "one-step": [run(tmp_path, "B", 0, 0.4, 0.4), lost],
-        "greedy": [run(tmp_path, "C", 0, 0.4, 0.4)._replace(metrics=[])],
-    }
-    plot_over_training(runs, "validation_accuracy", "title", tmp_path / "plot.png")
-    assert drawn == [("B", [1, 2, 3])]
-    assert (tmp_path / "plot.png").exists()
+    drawn = pd.DataFrame(training_rows(runs, "validation_accuracy", "setting"))
+    assert list(drawn["x"]) == [1, 2, 3] and set(drawn["title"]) == {"ONE-STEP"}
+    np.testing.assert_allclose(drawn["y"], [0.1, 0.2, 0.3])
 
 
 def test_report_of_nothing(tmp_path):
-    assert report(tmp_path).startswith("| method |")
+    assert write_set(report, tmp_path, "image_meta") == "no run has ended\n"

@@ -1,11 +1,12 @@
 """Standard learning: the protocol, its data, a smoke run that is cut and resumed, its report."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common.folder import read_json
 from experiments.standard import __main__ as standard
 from experiments.standard.presets import PRESETS
 from experiments.standard.setting import corrupt, halves
@@ -41,11 +42,11 @@ def run(out, resume):
         standard.Config(method="hyperdistill", preset="smoke", out=out, resume=resume, seed=(0,))
     )
     folder = out / "hyperdistill-gamma0.9" / "seed-0"
-    return folder, read_json(folder / "summary.json")
+    return folder, json.loads((folder / "summary.json").read_text())
 
 
 def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypatch):
-    train, starts = standard.meta_train, []
+    train, starts = standard.train, []
 
     def watched(stream, state, *arguments, folder, **named):
         starts.append((named["label"].split(", ")[-1], folder.restore(state)[0]))
@@ -53,14 +54,14 @@ def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypat
             raise KeyboardInterrupt
         return train(stream, state, *arguments, folder=folder, **named)
 
-    monkeypatch.setattr(standard, "meta_train", watched)
+    monkeypatch.setattr(standard, "train", watched)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, resume=False)
     folder, summary = run(tmp_path, resume=True)
     assert starts == [("λ", 0), ("retraining", 0), ("λ", 2), ("retraining", 0)]
     assert summary["products"] == 20 and 0 <= summary["test_accuracy"] <= 1
-    curves = read_json(folder / "weighting.json")
+    curves = json.loads((folder / "weighting.json").read_text())
     assert curves["before"] != curves["after"]
-    assert "HyperDistill (γ=0.9, size 1)" in (tmp_path / "table.md").read_text()
-    plots = {path.stem for path in tmp_path.glob("*.png")}
-    assert plots >= {"learning", "retraining", "retraining-accuracy", "weighting"}
+    report = tmp_path / "report"
+    assert "HyperDistill (γ=0.9, size 1)" in (report / "table.md").read_text()
+    assert {path.stem for path in report.glob("*.svg")} == {"learning", "retraining", "weighting"}

@@ -1,58 +1,119 @@
-"""Plots that several studies draw alike."""
+"""What the pictures share: a method's colour, bands over runs, a panel for at most six methods."""
 
-import pathlib
+import json
+from collections.abc import Iterable, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
-from experiments.common.folder import read_json
-from experiments.common.tables import Runs
+from experiments.common.sets import by_title
+from hdistill.training import Run
+
+COLOURS = {
+    "fo": "C7",
+    "one-step": "C0",
+    "drmad": "C5",
+    "nift": "C2",
+    "greedy": "C8",
+    "one-step-sized": "C9",
+    "hyperdistill": "C3",
+    "robust": "C1",
+    "rmd-end": "C4",
+    "rmd": "k",
+    "unlearnt": "C6",
+}
+STYLES = ("-", "--", ":", "-.")
+MOST = 6  # lines in a panel
 
 
-def plot_over_training(
-    runs: Runs, field: str, title: str, path: pathlib.Path, counted: str = "inner optimisations"
-) -> None:
-    """After Figures 2 and 5: a figure of metrics.jsonl, mean over the runs, their range shaded."""
-    figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
-    for colour, found in enumerate(runs.values()):
+def style(drawn: pd.DataFrame) -> dict[str, dict]:
+    """Colour and line by title: a method's colour; a second γ of it is dashed."""
+    found, seen = {}, dict[str, int]()
+    for method, title in drawn[["method", "title"]].drop_duplicates().itertuples(index=False):
+        count = seen[method] = seen.get(method, -1) + 1
+        found[title] = {"color": COLOURS.get(method, "C6"), "ls": STYLES[count % len(STYLES)]}
+    return found
+
+
+def training_rows(runs: Sequence[Run], field: str, setting: str = "", name: str = "") -> list[dict]:
+    """A figure of metrics.jsonl over the steps: mean of the runs that ended, and their range."""
+    rows = []
+    for found in by_title(runs).values():
         finished = [run for run in found if not run.summary["diverged"]]
-        rows = [[row for row in run.metrics if row.get(field) is not None] for run in finished]
-        length = min(map(len, rows), default=0)
-        if not length:  # every run diverged, or its metrics are not here
+        kept = [[row for row in run.rows if row.get(field) is not None] for run in finished]
+        length = min(map(len, kept), default=0)
+        if not length:  # every run diverged
             continue
-        values = _smooth(np.array([[row[field] for row in r[:length]] for r in rows]))
-        steps = [row["inner_optimisation"] for row in rows[0][:length]]
-        axis.plot(steps, values.mean(0), f"C{colour}", label=found[0].config["title"])
-        axis.fill_between(steps, values.min(0), values.max(0), color=f"C{colour}", alpha=0.1, lw=0)
-    axis.set(title=title, xlabel=counted)
-    figure.legend(loc="outside right center", fontsize=8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+        values = _smooth(np.array([[row[field] for row in r[:length]] for r in kept]))
+        steps = [row["step"] for row in kept[0][:length]]
+        rows += points(setting, name or field, found[0], steps, values.mean(0), values)
+    return rows
 
 
-def _smooth(values: np.ndarray, points: int = 25) -> np.ndarray:
-    """Running means, [runs, steps], over as many steps as leave about `points` that differ."""
-    width = max(1, values.shape[1] // points)
+def points(setting: str, name: str, run: Run, x, y, values=None) -> list[dict]:
+    """Rows of a series: y at each x, and the range of `values` [runs, x]."""
+    low, high = (y, y) if values is None else (np.min(values, 0), np.max(values, 0))
+    shared = {"setting": setting, "series": name}
+    shared |= {"method": run.config["method"], "title": run.config["title"]}
+    return [shared | {"x": a, "low": b, "y": c, "high": d} for a, b, c, d in zip(x, low, y, high)]
+
+
+def _smooth(values: np.ndarray, count: int = 25) -> np.ndarray:
+    """Running means, [runs, steps], over as many steps as leave about `count` that differ."""
+    width = max(1, values.shape[1] // count)
     padded = np.pad(values, ((0, 0), (width - 1, 0)), mode="edge")
     return np.lib.stride_tricks.sliding_window_view(padded, width, axis=1).mean(-1)
 
 
-def plot_weighting(runs: Runs, path: pathlib.Path) -> None:
-    """After Figure 7: the weight that MetaWeightNet has learnt to give an example by its loss."""
-    files = {n: [read_json(run.path / "weighting.json") for run in r] for n, r in runs.items()}
-    kept = {name: [f for f in found if f] for name, found in files.items() if any(found)}
-    if not kept:
-        return
-    figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
-    for colour, (name, found) in enumerate(kept.items()):
-        curves = np.array([file["after"] for file in found])
-        label = runs[name][0].config["title"]
-        axis.plot(found[0]["losses"], curves.mean(0), f"C{colour}", label=label)
-        axis.plot(found[0]["losses"], curves.T, f"C{colour}", alpha=0.25, lw=0.8)
-    axis.set(xlabel="an example's loss", ylabel="its weight", title="learnt weighting functions")
-    figure.legend(loc="outside right center", fontsize=8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def weighting_rows(runs: Sequence[Run], setting: str = "") -> list[dict]:
+    """After Figure 7: MetaWeightNet's weight of an example by its loss, after learning."""
+    rows = []
+    for found in by_title(runs).values():
+        files = [run.path / "weighting.json" for run in found]
+        curves = [json.loads(file.read_text()) for file in files if file.exists()]
+        if curves:
+            values = np.array([curve["after"] for curve in curves])
+            x = curves[0]["losses"]
+            rows += points(setting, "weighting", found[0], x, values.mean(0), values)
+    return rows
+
+
+def band(axis, line: pd.DataFrame, **style) -> None:
+    """A series, its range shaded."""
+    axis.plot(line["x"], line["y"], **style)
+    axis.fill_between(line["x"], line["low"], line["high"], color=style["color"], alpha=0.1, lw=0)
+
+
+def panels(
+    series: pd.DataFrame, names: dict[str, str], xlabel: str, *, ylabels: Iterable[str], **axes
+):
+    """A column of panels for each series, a row for each six methods: mean and range over runs.
+
+    Args:
+      names: titles of the columns by the series' names.
+      axes: for every panel, as `yscale`.
+    """
+    titles = list(series["title"].drop_duplicates())
+    chunks = [titles[i : i + MOST] for i in range(0, len(titles), MOST)]
+    figure, grid = plt.subplots(
+        len(chunks),
+        len(names),
+        figsize=(4.4 * len(names) + 2.2, 3.3 * len(chunks)),
+        layout="constrained",
+        squeeze=False,
+        sharey="col",
+    )
+    styles = style(series)
+    for row, chunk in zip(grid, chunks):
+        for axis, (name, title), ylabel in zip(row, names.items(), ylabels):
+            for method in chunk:
+                line = series[(series["series"] == name) & (series["title"] == method)]
+                axis.plot(line["x"], line["y"], label=method, **styles[method])
+                colour = styles[method]["color"]
+                axis.fill_between(
+                    line["x"], line["low"], line["high"], color=colour, alpha=0.1, lw=0
+                )
+            axis.set(title=title, xlabel=xlabel, ylabel=ylabel, **axes)
+        row[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return figure

@@ -1,45 +1,34 @@
-"""Runs of a study, read back for its tables."""
+"""Runs of a study, read back."""
 
 import pathlib
-from typing import NamedTuple
+import sys
 
 import numpy as np
 
-from experiments.common.folder import RunFolder, read_json, read_metrics
 from experiments.common.methods import METHODS
+from hdistill.training import Run, read_run
 
 
-class Run(NamedTuple):
-    """What one run left."""
-
-    path: pathlib.Path
-    config: dict
-    summary: dict
-    metrics: list[dict]
-
-
-def read_runs(out: pathlib.Path) -> dict[str, list[Run]]:
-    """The runs that ended, by the method's folder, in the tables' order."""
-    folders = {path.name: path for path in out.iterdir() if path.is_dir()}
-    runs: dict[str, list[Run]] = {}
-    for name in sorted(folders, key=_order):
-        paths = sorted(folders[name].glob("seed-*"), key=lambda p: int(p.name.split("-")[1]))
-        for path in paths:
-            config, summary = (read_json(path / f"{part}.json") for part in ("config", "summary"))
-            if config and summary:
-                runs.setdefault(name, []).append(Run(path, config, summary, read_metrics(path)))
-    return runs
+def read_runs(out: pathlib.Path) -> list[Run]:
+    """The runs under OUT that ended, in the tables' order; a damaged one is left out, and told."""
+    runs = []
+    for path in out.rglob("seed-*/summary.json"):
+        try:
+            runs.append(read_run(path.parent))
+        except ValueError as error:
+            print(f"left out of the report: {error}", file=sys.stderr)
+    return sorted(runs, key=_order)
 
 
-def _order(folder: str) -> tuple[int, str]:
-    """By the methods' order; a folder's name is a method's, maybe with its γ after it."""
-    names, method = list(METHODS), folder.split("-gamma")[0]
-    return names.index(method) if method in names else len(names), folder
+def _order(run: Run) -> tuple:
+    """By the setting's folder, the methods' order, the title (γ by γ), the seed."""
+    config, names = run.config, list(METHODS)
+    place = names.index(config["method"]) if config.get("method") in names else len(names)
+    return str(run.path.parents[1]), place, config.get("title", ""), config.get("seed", 0)
 
 
-def spent(folder: RunFolder) -> dict:
+def spent(rows: list[dict]) -> dict:
     """Products for each task, seconds in all (compilation included), and of the median step."""
-    rows = folder.metrics()
     seconds = [row["seconds"] for row in rows]
     return {
         "inner_optimisations_done": len(rows),

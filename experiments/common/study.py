@@ -11,10 +11,10 @@ import numpy as np
 import optax
 
 import hdistill as hd
-from experiments.common.folder import RunFolder
-from experiments.common.loop import NonFiniteLoss, meta_train
 from experiments.common.methods import Method
 from experiments.common.runs import spent
+from hdistill.training import NonFiniteLoss, RunFolder
+from hdistill.training import run as train
 
 
 class Setting(NamedTuple):
@@ -69,11 +69,11 @@ def descent(problem: hd.Problem, inner_loss: Callable, rate: float) -> hd.Proble
     return problem._replace(update=update)
 
 
-def run_method(setting: Setting, method: Method, seeds, out: pathlib.Path, resume: bool) -> None:
+def run_method(setting: Setting, method: Method, seeds, out: pathlib.Path, how: dict) -> None:
     """Runs the seeds that have not ended yet, each in OUT/METHOD/seed-S."""
     learner = setting.learner(method)
     for seed in seeds:
-        with open_run(setting.protocol, method, seed, out, resume) as folder:
+        with open_run(setting.protocol, method, seed, out, how) as folder:
             if folder.summary is None:
                 run(setting, learner, method, seed, folder)
                 tell(folder, f"test_{setting.metric}")
@@ -96,25 +96,25 @@ def run(setting: Setting, learner: hd.Learner, method: Method, seed: int, folder
         return {f"validation_{setting.metric}": float(figures.mean())}
 
     try:
-        state = meta_train(
-            learner,
+        state = train(
+            learner.step,
             learner.init(state_key, hparams, weights),
             lambda m: setting.tasks(jax.random.fold_in(train_key, m)),
             total=setting.inner_optimisations,
-            horizon=setting.horizon,
             folder=folder,
-            label=f"{method.label}, seed {seed}",
             validate=validate,
+            unit="inner optimisation",
+            label=f"{method.label}, seed {seed}",
         )
     except NonFiniteLoss as error:
-        return folder.finish(**_figures(setting, None, folder), diverged=str(error))
+        return folder.finish(_figures(setting, None, folder) | {"diverged": str(error)})
     figures = evaluate(state, test_key, "test")
     for name, content in setting.leave(hparams, state, test_key).items():
-        (folder.path / name).write_text(json.dumps(content))
+        folder.write(name, json.dumps(content))
     finite = bool(np.isfinite(figures).all())
+    diverged = None if finite else f"the meta-test's {setting.metric} is not finite"
     return folder.finish(
-        **_figures(setting, figures if finite else None, folder),
-        diverged=None if finite else f"the meta-test's {setting.metric} is not finite",
+        _figures(setting, figures if finite else None, folder) | {"diverged": diverged}
     )
 
 
@@ -124,11 +124,11 @@ def _figures(setting: Setting, test, folder: RunFolder) -> dict:
     return {
         f"test_{setting.metric}": None if lost else float(test.mean()),
         f"test_{setting.metric}_spread": None if lost else float(test.std(ddof=1)),
-        validation: None if lost else folder.metrics()[-1][validation],
-    } | spent(folder)
+        validation: None if lost else folder.rows[-1][validation],
+    } | spent(folder.rows)
 
 
-def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, resume: bool):
+def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, how: dict):
     """The folder of a run of a method, its configuration written."""
     config = protocol | {
         "method": method.name,
@@ -136,11 +136,11 @@ def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, resum
         "arguments": method.arguments,
         "seed": seed,
     }
-    return RunFolder(out / method.folder / f"seed-{seed}", config, resume)
+    return RunFolder(out / method.folder / f"seed-{seed}", config, **how)
 
 
 def tell(folder: RunFolder, figure: str) -> None:
     """One line about a run that has ended."""
-    summary, config = folder.summary or {}, folder.config or {}
+    summary, config = folder.summary or {}, folder.config
     result = summary["diverged"] or f"{figure} {summary[figure]:.3f}"
     print(f"{config['title']}, seed {config['seed']}: {result}", file=sys.stderr)

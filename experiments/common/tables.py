@@ -1,11 +1,8 @@
-"""Means and intervals over seeds; what the tables of several studies count alike."""
+"""Means and intervals over seeds, and tables in Markdown."""
 
 import numpy as np
+import pandas as pd
 from scipy import special
-
-from experiments.common.runs import Run
-
-Runs = dict[str, list[Run]]
 
 
 def mean_interval(values) -> tuple[float, float]:
@@ -31,16 +28,19 @@ def format_interval(values, digits: int = 3) -> str:
     )
 
 
-def accuracies(runs: list[Run], field: str = "test_accuracy") -> dict[int, float]:
+def markdown(rows: list[dict]) -> str:
+    """A table, a column for each key."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, ["---"] * len(columns), *([row.get(c, "") for c in columns] for row in rows)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def percent(group: pd.DataFrame, column: str = "test_accuracy") -> pd.Series:
     """Percentages by seed, of the runs that did not diverge."""
-    return {
-        run.config["seed"]: 100 * run.summary[field]
-        for run in runs
-        if run.summary[field] is not None
-    }
+    return 100 * group.set_index("seed")[column].dropna()
 
 
-def products(runs: list[Run]) -> float:
+def products(group: pd.DataFrame) -> float:
     """Jacobian products of Φ for each inner optimisation of a task."""
-    done = sum(run.summary["inner_optimisations_done"] for run in runs)
-    return sum(run.summary["products"] for run in runs) / done if done else np.nan
+    done = group["inner_optimisations_done"].sum()
+    return group["products"].sum() / done if done else np.nan

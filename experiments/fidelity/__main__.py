@@ -10,49 +10,44 @@ OUT/PROBLEM/seed-S with cosines.csv, costs.csv and samples.csv of either stage a
 gets the table and the plots (after Figures 3, 4, 6 and 11).
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import pathlib
 
 import jax
 import numpy as np
-import tyro
+import pandas as pd
 from tqdm import tqdm
 
 import hdistill as hd
-from experiments.common.folder import RunFolder, write_whole
-from experiments.common.loop import NonFiniteLoss, meta_train
+from experiments.common.command import Command, run_command
 from experiments.common.runs import spent
+from experiments.common.sets import open_out, write_set
 from experiments.common.study import Setting, tell
+from experiments.fidelity import report
 from experiments.fidelity.presets import PRESETS, Preset
-from experiments.fidelity.report import STAGES, read, report
 from experiments.fidelity.setting import ProblemName, adapted, contenders, make_setting
 from experiments.image_meta.presets import PresetName
+from hdistill.training import NonFiniteLoss, RunFolder
+from hdistill.training import run as train
 
 BY_STEP = ("cosine", "ratio", "second_order_cosine", "second_order_ratio")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Command):
     """The command line.
 
     Attributes:
       problem: what to compare on.
       preset: the protocol, that of the same name of the problem's own study.
-      seed: seeds to run; none for the preset's.
       data_dir: folder of the images' pools.
-      out: the folder for results.
-      resume: go on with the runs in `out` where they stopped.
     """
 
     problem: tuple[ProblemName, ...] = ("warpgrad",)
     preset: PresetName = "cpu"
-    seed: tuple[int, ...] = ()
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/fidelity")
-    resume: bool = False
 
 
 class Study:
@@ -71,32 +66,34 @@ class Study:
         setting = self.setting
         init_key, state_key, train_key, task_key = jax.random.split(jax.random.key(seed), 4)
         hparams, weights = setting.start(init_key)
-        self.measure(STAGES[0], hparams, weights, task_key, folder.path)
+        self.measure(report.STAGES[0], hparams, weights, task_key, folder)
         state = self.learner.init(state_key, hparams, weights)
         diverged = None
         try:
-            state = meta_train(
-                self.learner,
+            state = train(
+                self.learner.step,
                 state,
                 lambda m: setting.tasks(jax.random.fold_in(train_key, m)),
                 total=setting.inner_optimisations,
-                horizon=setting.horizon,
                 folder=folder,
+                unit="inner optimisation",
                 label=f"meta-training, seed {seed}",
             )
         except NonFiniteLoss as error:  # on with the last good state
             diverged = str(error)
             _, state = folder.restore(self.learner.init(state_key, *setting.start(init_key)))
-        self.measure(STAGES[1], state.hparams, state.weights, task_key, folder.path)
-        thetas = [(row["inner_optimisation"], row["theta"]) for row in folder.metrics()]
-        _write(folder.path / "theta.csv", ["inner_optimisation", "theta"], thetas)
-        cosines = read(folder.path / f"{STAGES[1]}-cosines.csv")
-        ours = [row["cosine"] for row in cosines if row["method"] == f"fitted-{self.preset.gamma}"]
-        return folder.finish(cosine=np.nanmean(ours), diverged=diverged, **spent(folder))
+        self.measure(report.STAGES[1], state.hparams, state.weights, task_key, folder)
+        thetas = [(row["step"], row["theta"]) for row in folder.rows]
+        _write(folder, "theta", ["inner_optimisation", "theta"], thetas)
+        cosines = pd.read_csv(folder.path / f"{report.STAGES[1]}-cosines.csv")
+        ours = cosines.loc[cosines["method"] == f"fitted-{self.preset.gamma}", "cosine"]
+        return folder.finish(
+            {"cosine": float(ours.mean()), "diverged": diverged} | spent(folder.rows)
+        )
 
-    def measure(self, stage: str, hparams, weights, key, path: pathlib.Path) -> None:
+    def measure(self, stage: str, hparams, weights, key, folder: RunFolder) -> None:
         """Writes STAGE-cosines.csv, -costs.csv and -samples.csv, unless they are there."""
-        if (path / f"{stage}-samples.csv").exists():
+        if (folder.path / f"{stage}-samples.csv").exists():
             return
         setting, cosines, costs, samples = self.setting, [], [], []
         for task in tqdm(range(self.preset.tasks), desc=f"comparing, {stage}", leave=False):
@@ -109,28 +106,22 @@ class Study:
                 cosines += [(task, name, t, *row) for t, row in enumerate(by_step, 1)]
             fitted = self.fit_size(*case, jax.random.key(0))[1]
             samples += [(task, s, *row) for s, row in enumerate(zip(*fitted), 1)]
-        _write(path / f"{stage}-cosines.csv", ["task", "method", "t", *BY_STEP], cosines)
-        _write(
-            path / f"{stage}-costs.csv",
-            ["task", "method", "theta", "products", "seconds", "memory"],
-            costs,
-        )
-        _write(path / f"{stage}-samples.csv", ["task", "s", "x", "y"], samples)
+        _write(folder, f"{stage}-cosines", ["task", "method", "t", *BY_STEP], cosines)
+        names = ["task", "method", "theta", "products", "seconds", "memory"]
+        _write(folder, f"{stage}-costs", names, costs)
+        _write(folder, f"{stage}-samples", ["task", "s", "x", "y"], samples)
 
 
-def _write(path: pathlib.Path, header: list[str], rows: list[tuple]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(
-        [f"{x:.6g}" if isinstance(x, np.floating | jax.Array) else x for x in row] for row in rows
-    )
-    write_whole(path, text.getvalue())
+def _write(folder: RunFolder, name: str, columns: list[str], rows: list[tuple]) -> None:
+    plain = [[np.asarray(x).item() for x in row] for row in rows]
+    frame = pd.DataFrame(plain, columns=columns)
+    folder.write(f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
 
 
 def main(config: Config) -> None:
-    """Runs what the command line asks for, then writes and prints the reports."""
+    """Runs what the command line asks for, then writes and prints the report."""
     preset = PRESETS[config.preset]
+    open_out(config.out, "fidelity")
     for problem in config.problem:
         setting = make_setting(problem, config.preset, config.data_dir)
         study = Study(setting, preset)
@@ -138,12 +129,12 @@ def main(config: Config) -> None:
         protocol |= {"study": "fidelity", "problem": problem, "title": f"Fidelity, {problem}"}
         for seed in config.seed or preset.seeds:
             path = config.out / problem / f"seed-{seed}"
-            with RunFolder(path, protocol | {"seed": seed}, config.resume) as folder:
+            with RunFolder(path, protocol | {"seed": seed}, **config.how) as folder:
                 if folder.summary is None:
                     study.run(seed, folder)
                     tell(folder, "cosine")
-    print(report(config.out))
+    print(write_set(report, config.out, "fidelity"))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_command(Config, main, __doc__)

@@ -1,19 +1,17 @@
-"""The fidelity study's table and plots, from the CSV files that its runs left."""
+"""The fidelity study's table and pictures."""
 
-import csv
-import pathlib
+import json
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from experiments.common.methods import METHODS
-from experiments.common.runs import Run, read_runs
-from experiments.common.tables import format_interval
+from experiments.common.plots import COLOURS, points
+from experiments.common.tables import format_interval, markdown
 
 STAGES = ("random", "trained")
+SHOWN = ("fo", "one-step", "nift", "greedy", "fitted-0.9", "robust")
 TITLES = {"nift": "N.IFT", "fitted-0.0": "1-step, size fitted", "exact": "exact RMD"}
 GRIDS = {
     "greedy": "Greedy (γ={})",
@@ -21,7 +19,7 @@ GRIDS = {
     "size1": "HyperDistill, size 1 (γ={})",
     "eq7": "Eq. 7 (γ={})",
 }
-SHOWN = ("fo", "one-step", "nift", "greedy", "greedy-0.9", "fitted-0.0", "fitted-0.9", "robust")
+SIZED = "fitted-0.9"  # whose size is drawn after Figure 4 (c)
 
 
 def title(method: str) -> str:
@@ -32,165 +30,199 @@ def title(method: str) -> str:
     return TITLES.get(method, GRIDS.get(grid, method).format(gamma))
 
 
-def read(path: pathlib.Path) -> list[dict]:
-    """The rows of a CSV file; all but the method's name are numbers."""
-    with path.open(newline="") as file:
-        return [
-            {k: v if k == "method" else float(v) for k, v in row.items()}
-            for row in csv.DictReader(file)
-        ]
+def measured(run, stage: str, kind: str) -> pd.DataFrame:
+    """STAGE-cosines.csv, -costs.csv or -samples.csv of a run."""
+    return pd.read_csv(run.path / f"{stage}-{kind}.csv")
 
 
-def series(runs: list[Run], stage: str, field: str) -> dict[str, np.ndarray]:
-    """A field of cosines.csv by method, [runs, tasks, T]."""
-    found: dict[str, list] = {}
+def to_frame(runs) -> pd.DataFrame:
+    """A row for each run and method."""
+    rows = []
     for run in runs:
-        rows = read(run.path / f"{stage}-cosines.csv")
-        tasks = int(rows[-1]["task"]) + 1
-        for method in dict.fromkeys(row["method"] for row in rows):
-            values = [row[field] for row in rows if row["method"] == method]
-            found.setdefault(method, []).append(np.reshape(values, (tasks, -1)))
-    return {method: np.array(values) for method, values in found.items()}
+        cosines = {stage: measured(run, stage, "cosines") for stage in STAGES}
+        costs = measured(run, STAGES[1], "costs")
+        for method in costs["method"].drop_duplicates():
+            of = {stage: x[x["method"] == method] for stage, x in cosines.items()}
+            cost = costs[costs["method"] == method]
+            row = {"problem": run.config["problem"], "preset": run.config["preset"]}
+            row |= {"seed": run.config["seed"], "method": method}
+            for field in ("cosine", "second_order_cosine"):
+                row |= {f"{field}_{stage}": x[field].mean() for stage, x in of.items()}
+            row["second_order_ratios"] = json.dumps(of[STAGES[1]]["second_order_ratio"].tolist())
+            row |= {"products": cost["products"].iloc[0], "memory": cost["memory"].iloc[0]}
+            row["seconds"] = json.dumps(cost["seconds"].tolist())
+            kept = ("inner_optimisations_done", "diverged", "commit", "device", "python")
+            row |= {key: run.summary[key] for key in kept}
+            row["packages"] = json.dumps(run.summary["packages"])
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def table(runs: list[Run]) -> str:
-    """Markdown: mean over t and tasks, ± 95% over runs, and what a method costs."""
-    lines = [
-        "| method | cosine of g, random start | meta-trained | cosine of g^SO, random start "
-        "| meta-trained | norm of g^SO to exact, median, meta-trained | products | s | MB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    cosines = [series(runs, stage, "cosine") for stage in STAGES]
-    second = [series(runs, stage, "second_order_cosine") for stage in STAGES]
-    ratios = series(runs, STAGES[1], "second_order_ratio")
-    costs = [row for run in runs for row in read(run.path / f"{STAGES[1]}-costs.csv")]
-    for method in cosines[0]:
-        spent = [row for row in costs if row["method"] == method]
-        means = [format_interval(_means(x[method]), 3) for x in cosines + second]
-        cells = [
-            title(method),
-            *means,
-            f"{np.median(ratios[method]):.2f}",
-            f"{spent[0]['products']:.0f}",
-            f"{np.median([row['seconds'] for row in spent]):.3f}",
-            f"{spent[0]['memory'] / 1e6:.1f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        f"{len(runs)} runs. Cosines to exact RMD, means over t = 1..T and the tasks, ± 95% over "
-        "the runs. Products, seconds and memory (beside arguments and results) are of a whole "
-        "inner optimisation with a hypergradient after every step, a fit of θ included.",
-    ]
-    return "\n".join(lines) + "\n"
+def table(frame: pd.DataFrame) -> str:
+    """Markdown, for each problem: mean over t and tasks, ± 95% over runs, and what a method costs.
 
-
-def tables(problems: dict[str, list[Run]]) -> str:
-    """Markdown: the table of each problem."""
-    return "\n".join(f"**{problem}**\n\n{table(runs)}" for problem, runs in problems.items())
-
-
-def _means(values: np.ndarray) -> list[float]:
-    """Means over tasks and t of each run, [runs, tasks, T] -> [runs].
-
-    Where a hypergradient is 0 its cosine is nan and left out; nan where all are.
+    Where a hypergradient is 0 its cosine is nan and left out; a dash where all are.
     """
-    return [float(np.nanmean(x)) if np.isfinite(x).any() else np.nan for x in values]
+    parts = []
+    for problem, group in frame.groupby("problem"):
+        rows = [_row(method, found) for method, found in group.groupby("method", sort=False)]
+        parts.append(
+            f"**{problem}**\n\n{markdown(rows)}\n{group['seed'].nunique()} runs. Cosines to exact "
+            "RMD, means over t = 1..T and the tasks, ± 95% over the runs. Products, seconds and "
+            "memory (beside arguments and results) are of a whole inner optimisation with a "
+            "hypergradient after every step, a fit of θ included.\n"
+        )
+    return "\n".join(parts)
 
 
-def report(out: pathlib.Path) -> str:
-    """Writes table.md and the plots into `out`, a set for each problem; returns the tables."""
-    problems = read_runs(out)
-    for problem, runs in problems.items():
-        plot_cosines(runs, out / f"{problem}-figure3.png")
-        plot_size(runs, out / f"{problem}-figure4.png")
-        plot_gammas(runs, out / f"{problem}-figure6-11.png")
-    text = tables(problems)
-    (out / "table.md").write_text(text)
-    return text
+def _row(method: str, found: pd.DataFrame) -> dict:
+    def pooled(column):
+        return np.median(np.concatenate([json.loads(text) for text in found[column]]))
+
+    return {
+        "method": title(method),
+        "cosine of g, random start": format_interval(found["cosine_random"]),
+        "meta-trained": format_interval(found["cosine_trained"]),
+        "cosine of g^SO, random start": format_interval(found["second_order_cosine_random"]),
+        " meta-trained": format_interval(found["second_order_cosine_trained"]),
+        "norm of g^SO to exact, median, meta-trained": f"{pooled('second_order_ratios'):.2f}",
+        "products": f"{found['products'].iloc[0]:.0f}",
+        "s": f"{pooled('seconds'):.3f}",
+        "MB": f"{found['memory'].iloc[0] / 1e6:.1f}",
+    }
 
 
-def plot_cosines(runs: list[Run], path: pathlib.Path) -> None:
+def series(runs) -> list[dict]:
+    """What the pictures draw; the setting is the problem."""
+    rows = []
+    for problem in dict.fromkeys(run.config["problem"] for run in runs):
+        found = [run for run in runs if run.config["problem"] == problem]
+        for stage in STAGES:
+            rows += _stage_series(problem, stage, found)
+        for run in found:
+            theta = pd.read_csv(run.path / "theta.csv")
+            named = _named(run, "theta", f"seed {run.config['seed']}")
+            rows += points(problem, "theta", named, theta.iloc[:, 0], theta["theta"])
+    return rows
+
+
+def _stage_series(problem: str, stage: str, runs) -> list[dict]:
+    rows, cosines = [], [measured(run, stage, "cosines") for run in runs]
+    for method in cosines[0]["method"].drop_duplicates():
+        for field in _fields(method):
+            values = np.array(
+                [
+                    x[x["method"] == method].pivot(index="task", columns="t", values=field).mean()
+                    for x in cosines
+                ]
+            )
+            x, named = range(1, values.shape[1] + 1), _named(runs[0], method, title(method))
+            rows += points(problem, f"{stage} {field}", named, x, values.mean(0), values)
+    for task, samples in measured(runs[0], stage, "samples").groupby("task"):
+        named = _named(runs[0], SIZED, f"task {task}")
+        rows += points(problem, f"{stage} samples", named, samples["x"], samples["y"])
+    return rows
+
+
+def _fields(method: str) -> list[str]:
+    """What is drawn of a method."""
+    fields = []
+    if method in SHOWN or method.startswith(("fitted", "size1")):
+        fields.append("cosine")
+    if method in SHOWN or method.startswith("eq7"):
+        fields.append("second_order_cosine")
+    return fields + ["second_order_ratio"] * (method == SIZED)
+
+
+def _named(run, method: str, name: str):
+    return run._replace(config={"method": method, "title": name})
+
+
+def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
+    """Pictures of each problem, after Figures 3, 4, 6 and 11."""
+    found = {}
+    for problem, lines in series.groupby("setting"):
+        done = frame.loc[frame["problem"] == problem, "inner_optimisations_done"].max()
+        stages = dict(zip(STAGES, ("random start", f"after {done} inner optimisations")))
+        found[f"{problem}-figure3"] = plot_cosines(lines, stages)
+        found[f"{problem}-figure4"] = plot_size(lines, stages)
+        found[f"{problem}-figure6-11"] = plot_gammas(lines, stages)
+    return found
+
+
+def plot_cosines(lines: pd.DataFrame, stages: dict[str, str]):
     """After Figure 3: cosines of g (a) and g^SO (b), and of Eq. 7's g^SO (c), at either stage."""
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), sharex=True, layout="constrained")
-    for row, stage in zip(axes, STAGES):
-        grid = [m for m in series(runs, stage, "cosine") if m.startswith("eq7")]
-        for axis, field, methods, name in (
-            (row[0], "cosine", SHOWN, "(a) g"),
-            (row[1], "second_order_cosine", SHOWN, "(b) g$^{SO}$"),
-            (row[2], "second_order_cosine", grid, "(c) Eq. 7"),
+    for row, (stage, name) in zip(axes, stages.items()):
+        for axis, field, kind, panel in zip(
+            row,
+            ("cosine", "second_order_cosine", "second_order_cosine"),
+            (SHOWN, SHOWN, "eq7"),
+            ("(a) g", "(b) g$^{SO}$", "(c) Eq. 7"),
         ):
-            _draw(axis, series(runs, stage, field), methods)
-            axis.set(title=f"{name}, {_stage(runs, stage)}", ylabel="cosine to exact RMD")
+            _draw(axis, lines[lines["series"] == f"{stage} {field}"], kind)
+            axis.set(title=f"{panel}, {name}", ylabel="cosine to exact RMD")
     for axis in axes[1]:
         axis.set(xlabel="inner step t")
     axes[0, 0].legend(fontsize=8)
     axes[0, 2].legend(fontsize=8)
-    _save(figure, path)
+    return figure
 
 
-def plot_size(runs: list[Run], path: pathlib.Path) -> None:
+def plot_size(lines: pd.DataFrame, stages: dict[str, str]):
     """After Figure 4: Algorithm 4's samples (a, b), sizes over t (c), θ over meta-training (d)."""
     figure, axes = plt.subplots(1, 4, figsize=(16, 4), layout="constrained")
-    for axis, letter, stage in zip(axes, "ab", STAGES):
-        rows = read(runs[0].path / f"{stage}-samples.csv")
-        x, y, s = (np.array([row[k] for row in rows]) for k in "xys")
-        points = axis.scatter(x, y, c=s, s=12)
+    for axis, letter, (stage, name) in zip(axes, "ab", stages.items()):
+        samples = lines[lines["series"] == f"{stage} samples"]
+        x, y = samples["x"].to_numpy(), samples["y"].to_numpy()
+        horizon = samples.groupby("title").cumcount() + 1
+        dots = axis.scatter(x, y, c=horizon, s=12)
         theta = (x @ y) / (x @ x) if x.any() else 0.0
         ends = np.array([0, x.max()])
         axis.plot(ends, theta * ends, "k", label=f"θ = {theta:.2f}")
-        axis.set(
-            title=f"({letter}) {_stage(runs, stage)}",
-            xlabel="x = ‖v‖ S",
-            ylabel="y = σ(v)·g$^{SO}$",
-        )
+        axis.set(title=f"({letter}) {name}", xlabel="x = ‖v‖ S", ylabel="y = σ(v)·g$^{SO}$")
         axis.legend()
-        figure.colorbar(points, ax=axis, label="horizon s")
-    for colour, stage in enumerate(STAGES):
-        for field, style in (("ratio", "-"), ("cosine", "--")):
-            values = series(runs, stage, f"second_order_{field}")["fitted-0.9"].mean((0, 1))
-            said = "estimated π*" if field == "ratio" else "best π*"
-            steps = np.arange(1, len(values) + 1)
-            axes[2].plot(steps, values, f"C{colour}{style}", label=f"{said}, {_stage(runs, stage)}")
-    axes[2].set(title="(c) π* / ‖exact g$^{SO}$‖", xlabel="inner step t")
-    axes[2].legend(fontsize=8)
-    for run in runs:
-        rows = read(run.path / "theta.csv")
-        m, theta = ([row[k] for row in rows] for k in ("inner_optimisation", "theta"))
-        axes[3].plot(m, theta, label=f"seed {run.config['seed']}")
-    axes[3].set(title="(d) θ over meta-training", xlabel="inner optimisations")
-    axes[3].legend(fontsize=8)
-    _save(figure, path)
+        figure.colorbar(dots, ax=axis, label="horizon s")
+    for colour, (stage, name) in zip(("C0", "C3"), stages.items()):
+        for field, dash, size in (("ratio", "-", "estimated"), ("cosine", "--", "best")):
+            found = lines[lines["series"] == f"{stage} second_order_{field}"]
+            found = found[found["method"] == SIZED]
+            axes[2].plot(found["x"], found["y"], dash, color=colour, label=f"{size} π*, {name}")
+    axes[2].set(title="(c) size", xlabel="inner step t", ylabel="π* / ‖exact g$^{SO}$‖")
+    for seed, found in lines[lines["series"] == "theta"].groupby("title"):
+        axes[3].plot(found["x"], found["y"], label=seed)
+    axes[3].set(title="(d) over meta-training", xlabel="inner optimisations", ylabel="θ")
+    for axis in axes[2:]:
+        axis.legend(fontsize=8)
+    return figure
 
 
-def plot_gammas(runs: list[Run], path: pathlib.Path) -> None:
+def plot_gammas(lines: pd.DataFrame, stages: dict[str, str]):
     """After Figures 6 and 11: HyperDistill's cosines by γ, its size fitted and constant."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
-    for row, stage in zip(axes, STAGES):
-        found = series(runs, stage, "cosine")
-        for axis, grid, name in zip(row, ("fitted", "size1"), ("θ fitted", "π* = 1")):
-            _draw(axis, found, [m for m in found if m.startswith(grid)])
-            axis.set(title=f"{name}, {_stage(runs, stage)}", ylabel="cosine of g to exact RMD")
+    for row, (stage, name) in zip(axes, stages.items()):
+        found = lines[lines["series"] == f"{stage} cosine"]
+        for axis, grid, kind in zip(row, ("fitted", "size1"), ("θ fitted", "π* = 1")):
+            _draw(axis, found, grid)
+            axis.set(title=f"{kind}, {name}", ylabel="cosine of g to exact RMD")
             axis.legend(fontsize=8)
     for axis in axes[1]:
         axis.set(xlabel="inner step t")
-    _save(figure, path)
+    return figure
 
 
-def _draw(axis, found: dict[str, np.ndarray], methods) -> None:
-    """Mean over runs and tasks, the runs' range shaded."""
-    for colour, method in enumerate(methods):
-        values = found[method].mean(1)
-        steps = np.arange(1, values.shape[1] + 1)
-        axis.plot(steps, values.mean(0), f"C{colour}", label=title(method))
-        axis.fill_between(steps, values.min(0), values.max(0), color=f"C{colour}", alpha=0.1, lw=0)
-
-
-def _stage(runs: list[Run], stage: str) -> str:
-    done = max(run.summary["inner_optimisations_done"] for run in runs)
-    return "random start" if stage == STAGES[0] else f"after {done} inner optimisations"
-
-
-def _save(figure, path: pathlib.Path) -> None:
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def _draw(axis, lines: pd.DataFrame, kind) -> None:
+    """Mean over runs and tasks, the runs' range shaded; of methods, or of a grid of γ."""
+    present = list(lines["method"].drop_duplicates())
+    if isinstance(kind, str):
+        drawn = [method for method in present if method.startswith(kind)]
+        colours = dict(zip(drawn, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(drawn)))))
+    else:
+        drawn = [method for method in kind if method in present]
+        colours = {m: COLOURS["hyperdistill" if m == SIZED else m] for m in drawn}
+    for method in drawn:
+        line = lines[lines["method"] == method]
+        axis.plot(line["x"], line["y"], color=colours[method], label=title(method))
+        axis.fill_between(
+            line["x"], line["low"], line["high"], color=colours[method], alpha=0.1, lw=0
+        )

@@ -6,19 +6,19 @@
     python -m experiments.image_meta --preset paper --dataset tinyimagenet --init fomaml
 
 Each run has a folder OUT/MODEL-DATASET-INIT/METHOD/seed-S with config.json, metrics.jsonl,
-summary.json and checkpoints/; OUT/MODEL-DATASET-INIT gets the table and the plots.
+summary.json and checkpoints/; OUT/report gets the tables, the pictures and their data.
 """
 
 import dataclasses
 import pathlib
 from typing import Literal
 
-import tyro
-
+from experiments.common.command import Command, run_command
 from experiments.common.methods import METHODS, chosen
+from experiments.common.sets import open_out, write_set
 from experiments.common.study import run_method
+from experiments.image_meta import report
 from experiments.image_meta.presets import DatasetName, ModelName, PresetName, protocol
-from experiments.image_meta.report import report
 from experiments.image_meta.setting import make_setting
 
 # Online RMD is exact and 50 times one-step's price: it runs when it is asked for by name.
@@ -26,7 +26,7 @@ ALL = [name for name in METHODS if name not in ("rmd", "unlearnt")]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Command):
     """The command line.
 
     Attributes:
@@ -35,12 +35,9 @@ class Config:
       method: one method, or all of them but online RMD, which takes hours.
       init: how the initial weights learn.
       preset: the protocol.
-      seed: seeds to run; none for the preset's.
       gamma: γ of HyperDistill, each a run; none for the preset's.
       image_size: height and width of the images; none for the preset's. TinyImageNet has 64.
       data_dir: folder of the images' pools.
-      out: the folder for results.
-      resume: go on with the runs in `out` where they stopped.
     """
 
     model: ModelName = "warpgrad"
@@ -48,12 +45,10 @@ class Config:
     method: str = "all"
     init: Literal["reptile", "fomaml"] = "reptile"
     preset: PresetName = "cpu"
-    seed: tuple[int, ...] = ()
     gamma: tuple[float, ...] = ()
     image_size: int | None = None
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/image_meta")
-    resume: bool = False
 
 
 def main(config: Config) -> None:
@@ -71,10 +66,11 @@ def main(config: Config) -> None:
         image_size=config.image_size,
     )
     out = config.out / f"{config.model}-{config.dataset}-{config.init}"
+    open_out(config.out, "image_meta")
     for method in methods:
-        run_method(setting, method, config.seed or preset.seeds, out, config.resume)
-    print(report(out))
+        run_method(setting, method, config.seed or preset.seeds, out, config.how)
+    print(write_set(report, config.out, "image_meta"))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_command(Config, main, __doc__)

@@ -1,150 +1,156 @@
-"""The image study's tables and plots, from the folders that its runs left."""
+"""The image study's tables and pictures."""
 
-import pathlib
+import json
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
-from experiments.common.plots import plot_over_training, plot_weighting
-from experiments.common.runs import Run, read_runs
-from experiments.common.tables import Runs, accuracies, format_interval, mean_interval, products
+from experiments.common.plots import panels, style, training_rows, weighting_rows
+from experiments.common.tables import format_interval, markdown, mean_interval, percent, products
+
+SETTING = ["model", "dataset", "init"]
 
 
-def gain(runs: list[Run], base: list[Run]) -> str:
+def gain(group: pd.DataFrame, base: pd.DataFrame) -> str:
     """Mean ± 95% of the difference in test accuracy, seed by seed (same start, same tasks)."""
-    ours, theirs = accuracies(runs), accuracies(base)
-    return format_interval([ours[s] - theirs[s] for s in ours if s in theirs], 2)
+    return format_interval((percent(group) - percent(base)).dropna(), 2)
 
 
-def tuned(runs: Runs) -> str | None:
-    """HyperDistill's folder whose γ has the best mean meta-validation accuracy."""
-    found = [name for name in runs if name.startswith("hyperdistill")]
-
-    def score(name):
-        values = [run.summary["validation_accuracy"] for run in runs[name]]
-        return np.mean([-1.0 if value is None else value for value in values])
-
-    return max(found, key=score, default=None)
+def tuned(frame: pd.DataFrame) -> str | None:
+    """The title of the HyperDistill whose γ has the best mean meta-validation accuracy."""
+    found = frame[frame["method"] == "hyperdistill"]
+    scores = found["validation_accuracy"].fillna(-1.0).groupby(found["title"], sort=False).mean()
+    return None if scores.empty else str(scores.idxmax())
 
 
-def table(runs: Runs) -> str:
-    """Markdown: one row for each method, HyperDistill's at each γ."""
-    lines = [
-        "| method | runs | test accuracy, %, mean ± 95% | meta-validation, % | minus 1-step "
-        "| not finite | products | s each | s a run |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    best = tuned(runs)
-    for name, found in runs.items():
-        summaries = [run.summary for run in found]
-        each = [s["seconds_each"] for s in summaries if s["seconds_each"]]
-        cells = [
-            found[0].config["title"] + (", chosen" if name == best else ""),
-            str(len(found)),
-            format_interval(list(accuracies(found).values()), 2),
-            format_interval(list(accuracies(found, "validation_accuracy").values()), 2),
-            "" if name == "one-step" else gain(found, runs.get("one-step", [])),
-            str(len(found) - len(accuracies(found))),
-            f"{products(found):.1f}",
-            f"{np.median(each):.2f}" if each else "–",
-            f"{np.mean([s['seconds'] for s in summaries]):.0f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
+def settings(frame: pd.DataFrame):
+    """(name, rows) of each model, data set and initialisation."""
+    for key, rows in frame.groupby(SETTING, sort=True):
+        yield "-".join(key), rows
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Markdown: the settings side by side, then each by itself."""
+    parts = []
+    for init, name in (("reptile", "Table 2"), ("fomaml", "Table 6")):
+        rows = frame[frame["init"] == init]
+        if len(rows):
+            parts.append(
+                f"After {name} ({init}): meta-test accuracy, %, mean ± 95% (runs); HyperDistill "
+                f"with the γ that meta-validation chose.\n\n{overview(rows)}"
+            )
+    for name, rows in settings(frame):
+        made = {key: ", ".join(map(str, rows[key].drop_duplicates())) for key in ("seed", "commit")}
+        head = f"**{name}**: seeds {made['seed']}, commit {made['commit']}"
+        parts.append(f"{head}\n\n{setting_table(rows)}")
+    parts.append(
         "Means are over the runs that stayed finite; *minus 1-step* is over pairs of runs of one "
         "seed, which share their start and their tasks. Products are Jacobian products of Φ for "
         "each inner optimisation of a task; *s each* is the median time of one inner optimisation "
         "of the meta-batch, *s a run* the sum of them, compilation included, validation not. "
-        "*chosen*: the γ with the best meta-validation.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def overview(out: pathlib.Path, init: str) -> str:
-    """After Table 2 (Reptile) and Table 6 (FOMAML): test accuracy by method, a column a setting.
-
-    Args:
-      out: folder of the settings' folders, MODEL-DATASET-INIT.
-      init: "reptile" or "fomaml".
-    """
-    settings = {
-        path.name.removesuffix(f"-{init}"): read_runs(path)
-        for path in sorted(out.glob(f"*-{init}"))
-    }
-    cells: dict[str, dict[str, str]] = {}
-    for setting, runs in settings.items():
-        best = tuned(runs)
-        for name, found in runs.items():
-            if name.startswith("hyperdistill") and name != best:
-                continue
-            title = "HyperDistill" if name == best else found[0].config["title"]
-            value = format_interval(list(accuracies(found).values()), 2)
-            cells.setdefault(title, {})[setting] = f"{value} ({len(found)})"
-    lines = [
-        "| method | " + " | ".join(settings) + " |",
-        "|---" * (len(settings) + 1) + "|",
-    ]
-    for title, row in cells.items():
-        lines.append(f"| {title} | " + " | ".join(row.get(x, "") for x in settings) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def report(out: pathlib.Path) -> str:
-    """Writes table.md and the plots into `out`; returns the table."""
-    runs = read_runs(out)
-    text = table(runs)
-    (out / "table.md").write_text(text)
-    if not runs:
-        return text
-    plot_over_training(runs, "outer_loss", "meta-training: outer loss at T", out / "training.png")
-    plot_over_training(
-        runs, "validation_accuracy", "meta-validation: accuracy", out / "validation.png"
+        "*chosen*: the γ with the best meta-validation.\n"
     )
-    plot_gammas(runs, out / "gamma.png")
-    plot_products(runs, out / "products.png")
-    plot_weighting(runs, out / "weighting.png")
-    return text
+    return "\n".join(parts)
 
 
-def plot_gammas(runs: Runs, path: pathlib.Path) -> None:
+def setting_table(frame: pd.DataFrame) -> str:
+    """One row for each method, HyperDistill's at each γ."""
+    best, rows = tuned(frame), []
+    base = frame[frame["method"] == "one-step"]
+    for title, group in frame.groupby("title", sort=False):
+        each = group["seconds_each"].dropna()
+        rows.append(
+            {
+                "method": title + (", chosen" if title == best else ""),
+                "runs": str(len(group)),
+                "test accuracy, %, mean ± 95%": format_interval(percent(group), 2),
+                "meta-validation, %": format_interval(percent(group, "validation_accuracy"), 2),
+                "minus 1-step": "" if group.index[0] in base.index else gain(group, base),
+                "not finite": str(len(group) - len(percent(group))),
+                "products": f"{products(group):.1f}",
+                "s each": f"{each.median():.2f}" if len(each) else "–",
+                "s a run": f"{group['seconds'].mean():.0f}",
+            }
+        )
+    return markdown(rows)
+
+
+def overview(frame: pd.DataFrame) -> str:
+    """Test accuracy by method, a column a setting."""
+    cells: dict[str, dict[str, str]] = {}
+    for name, rows in settings(frame):
+        best = tuned(rows)
+        for title, group in rows.groupby("title", sort=False):
+            is_ours = group["method"].iloc[0] == "hyperdistill"
+            if is_ours and title != best:
+                continue
+            method = "HyperDistill" if is_ours else title
+            value = f"{format_interval(percent(group), 2)} ({len(group)})"
+            cells.setdefault(method, {})[name.rsplit("-", 1)[0]] = value
+    columns = [name.rsplit("-", 1)[0] for name, _ in settings(frame)]
+    return markdown(
+        [{"method": m} | {c: row.get(c, "") for c in columns} for m, row in cells.items()]
+    )
+
+
+def series(runs) -> list[dict]:
+    """Loss and validation accuracy over meta-training; MetaWeightNet's weighting."""
+    rows = []
+    names = dict.fromkeys("-".join(run.config[k] for k in SETTING) for run in runs)
+    for name in names:
+        found = [run for run in runs if "-".join(run.config[k] for k in SETTING) == name]
+        for field in ("outer_loss", "validation_accuracy"):
+            rows += training_rows(found, field, name)
+        rows += weighting_rows(found, name)
+    return rows
+
+
+def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
+    """Pictures of each setting, after Figures 2 and 5, 4 (e), 6 and 7."""
+    found = {}
+    learning = {"outer_loss": "meta-training", "validation_accuracy": "meta-validation"}
+    for name, rows in settings(frame):
+        lines = series[series["setting"] == name]
+        kinds = {
+            "learning": (learning, "inner optimisations", ("outer loss at T", "accuracy")),
+            "weighting": ({"weighting": "learnt"}, "an example's loss", ("its weight",)),
+        }
+        for kind, (names, xlabel, ylabels) in kinds.items():
+            drawn = lines[lines["series"].isin(names)]
+            if len(drawn):
+                found[f"{name}-{kind}"] = panels(drawn, names, xlabel, ylabels=ylabels)
+        found[f"{name}-products"] = plot_products(rows)
+        if rows.loc[rows["method"] == "hyperdistill", "title"].nunique() > 1:
+            found[f"{name}-gamma"] = plot_gammas(rows[rows["method"] == "hyperdistill"])
+    return found
+
+
+def plot_gammas(frame: pd.DataFrame):
     """After Figure 6: HyperDistill's accuracy against γ, on a scale of 1 - γ."""
-    found = {
-        r[0].config.get("arguments", r[0].config)["gamma"]: r
-        for n, r in runs.items()
-        if n.startswith("hyperdistill")
-    }
-    if len(found) < 2 or not any(accuracies(group) for group in found.values()):
-        return
+    share = 1 - frame["arguments"].map(lambda text: json.loads(text)["gamma"])
     figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
     for part in ("test", "validation"):
-        rows = [
-            (1 - gamma, value)
-            for gamma, group in sorted(found.items())
-            for value in accuracies(group, f"{part}_accuracy").values()
-        ]
-        x, y = map(np.array, zip(*rows))
-        line = axis.plot(x, y, ".", alpha=0.5)[0]
-        means = [y[x == share].mean() for share in np.unique(x)]
-        axis.plot(np.unique(x), means, color=line.get_color(), label=f"meta-{part}")
+        y = 100 * frame[f"{part}_accuracy"]
+        line = axis.plot(share, y, ".", alpha=0.5)[0]
+        means = y.groupby(share).mean()
+        axis.plot(means.index, means, color=line.get_color(), label=f"meta-{part}")
     axis.set(xscale="log", xlabel="1 - γ", ylabel="accuracy, %", title="HyperDistill by γ")
     axis.invert_xaxis()
     axis.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
-def plot_products(runs: Runs, path: pathlib.Path) -> None:
+def plot_products(frame: pd.DataFrame):
     """After Figure 4 (e): test accuracy, ± 95%, against products for each inner optimisation."""
     figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
-    for colour, found in enumerate(runs.values()):
-        mean, half = mean_interval(list(accuracies(found).values()))
-        label = found[0].config["title"]
-        fmt = f"C{colour}{'os'[colour // 10 % 2]}"  # the colours start again after ten
-        axis.errorbar(products(found), mean, half, fmt=fmt, capsize=3, label=label)
+    styles = style(frame)
+    for title, group in frame.groupby("title", sort=False):
+        mean, half = mean_interval(percent(group))
+        half = 0 if np.isnan(half) else half
+        colour, line = styles[title]["color"], styles[title]["ls"]
+        marker = "o" if line == "-" else "s"
+        axis.errorbar(products(group), mean, half, fmt=marker, color=colour, capsize=3, label=title)
     axis.set_xscale("symlog", linthresh=10)
     axis.set(
         xlabel="Jacobian products for each inner optimisation",
@@ -152,5 +158,4 @@ def plot_products(runs: Runs, path: pathlib.Path) -> None:
         title="what a product buys",
     )
     figure.legend(loc="outside right center", fontsize=8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure

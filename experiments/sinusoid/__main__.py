@@ -5,43 +5,38 @@
     python -m experiments.sinusoid --method hyperdistill --seed 0 1 2 --gamma 0.9 0.99 --resume
 
 Each run has a folder OUT/METHOD/seed-S with config.json, metrics.jsonl, summary.json and
-checkpoints/; OUT gets the table (table.md) and two plots. What to expect is in RESULTS.md.
+checkpoints/; OUT/report gets the table, two pictures and their data. RESULTS.md has what to expect.
 """
 
 import dataclasses
 import pathlib
 from typing import Literal
 
-import tyro
-
+from experiments.common.command import Command, run_command
 from experiments.common.methods import METHODS, chosen
+from experiments.common.sets import open_out, write_set
 from experiments.common.study import run_method
+from experiments.sinusoid import report
 from experiments.sinusoid.presets import PRESETS
-from experiments.sinusoid.report import report
 from experiments.sinusoid.setting import make_setting
 
 ALL = [name for name in METHODS if name != "unlearnt"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Command):
     """The command line.
 
     Attributes:
       method: one method, or all of them.
       preset: the protocol.
-      seed: seeds to run; none for the preset's.
       gamma: γ of HyperDistill, each a run; none for the preset's.
-      out: the folder for results.
-      resume: go on with the runs in `out` where they stopped.
     """
 
     method: str = "all"
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
-    seed: tuple[int, ...] = ()
     gamma: tuple[float, ...] = ()
     out: pathlib.Path = pathlib.Path("runs/sinusoid")
-    resume: bool = False
 
 
 def main(config: Config) -> None:
@@ -49,10 +44,12 @@ def main(config: Config) -> None:
     preset, setting = PRESETS[config.preset], make_setting(config.preset)
     arguments = dict(zip(("terms", "last"), preset.neumann)) | {"fit_period": preset.fit_period}
     varied = {"gamma": config.gamma or preset.gammas}
-    for method in chosen(config.method, ALL, arguments, varied):
-        run_method(setting, method, config.seed or preset.seeds, config.out, config.resume)
-    print(report(config.out))
+    methods = chosen(config.method, ALL, arguments, varied)
+    open_out(config.out, "sinusoid")
+    for method in methods:
+        run_method(setting, method, config.seed or preset.seeds, config.out, config.how)
+    print(write_set(report, config.out, "sinusoid"))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_command(Config, main, __doc__)

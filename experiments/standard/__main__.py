@@ -9,7 +9,7 @@ training images, some with wrong labels, while the other half, clean, gives the 
 classifier is trained anew on all of them, 40% wrong labels everywhere, with that λ at rest.
 
 Each run has a folder OUT/METHOD/seed-S with the first stage's metrics and checkpoints, the second's
-in retrain/, and weighting.json; OUT gets the table and the plots.
+in retrain/, and weighting.json; OUT/report gets the table, the pictures and their data.
 """
 
 import dataclasses
@@ -19,43 +19,39 @@ import warnings
 from typing import Literal
 
 import jax
-import tyro
 
 import hdistill as hd
-from experiments.common.folder import RunFolder
+from experiments.common.command import Command, run_command
 from experiments.common.images import weighting
-from experiments.common.loop import NonFiniteLoss, meta_train
 from experiments.common.methods import Method, chosen
 from experiments.common.runs import spent
+from experiments.common.sets import open_out, write_set
 from experiments.common.study import open_run, tell
+from experiments.standard import report
 from experiments.standard.presets import PRESETS
-from experiments.standard.report import report
 from experiments.standard.setting import Setting, corrupt, halves, make_setting
+from hdistill.training import NonFiniteLoss, RunFolder
+from hdistill.training import run as train
 
 ALL = ("unlearnt", "one-step", "nift", "hyperdistill")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Command):
     """The command line.
 
     Attributes:
       method: one method, or all of them; `unlearnt` leaves λ where it starts.
       preset: the protocol.
-      seed: seeds to run; none for the preset's.
       gamma: γ of HyperDistill, each a run; none for the preset's.
       data_dir: folder of the images' pools.
-      out: the folder for results.
-      resume: go on with the runs in `out` where they stopped.
     """
 
     method: str = "all"
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
-    seed: tuple[int, ...] = ()
     gamma: tuple[float, ...] = ()
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/standard")
-    resume: bool = False
 
 
 def run(setting: Setting, stages, title: str, seed: int, folder: RunFolder) -> dict:
@@ -68,7 +64,8 @@ def run(setting: Setting, stages, title: str, seed: int, folder: RunFolder) -> d
         learnt = run_stage(
             setting, stages[0], f"{title}, λ", stage_keys[0], first, weights, tasks[0], folder
         )
-        with RunFolder(folder.path / "retrain", folder.config or {}, resume=True) as retrain:
+        again = folder.config | {"stage": "retraining"}
+        with RunFolder(folder.claim("retrain"), again, resume=True) as retrain:
             state = run_stage(
                 setting,
                 stages[1],
@@ -80,15 +77,16 @@ def run(setting: Setting, stages, title: str, seed: int, folder: RunFolder) -> d
                 retrain,
             )
     except NonFiniteLoss as error:
-        return folder.finish(test_accuracy=None, diverged=str(error), **spent(folder))
+        lost = {"test_accuracy": None, "first_stage_accuracy": None, "diverged": str(error)}
+        return folder.finish(lost | spent(folder.rows))
     curves = weighting(setting.model, first, state.hparams)
-    (folder.path / "weighting.json").write_text(json.dumps(curves))
-    return folder.finish(
-        test_accuracy=float(setting.accuracy(state.weights, state.hparams)),
-        first_stage_accuracy=float(setting.accuracy(learnt.weights, learnt.hparams)),
-        diverged=None,
-        **spent(folder),
-    )
+    folder.write("weighting.json", json.dumps(curves))
+    figures = {
+        "test_accuracy": float(setting.accuracy(state.weights, state.hparams)),
+        "first_stage_accuracy": float(setting.accuracy(learnt.weights, learnt.hparams)),
+        "diverged": None,
+    }
+    return folder.finish(figures | spent(folder.rows))
 
 
 def run_stage(setting: Setting, stream, label, key, hparams, weights, task, folder):
@@ -101,16 +99,15 @@ def run_stage(setting: Setting, stream, label, key, hparams, weights, task, fold
             return {}
         return {"accuracy": float(setting.accuracy(state.weights, state.hparams))}
 
-    return meta_train(
-        stream,
+    return train(
+        stream.step,
         stream.init(key, hparams, weights, task),
         lambda m: task,
         total=total,
-        horizon=preset.stretch,
         folder=folder,
-        label=label,
         validate=validate,
         unit="stretch",
+        label=label,
     )
 
 
@@ -134,16 +131,18 @@ def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     # λ at rest, in the second stage, is meant.
     warnings.simplefilter("ignore", hd.ZeroHypergradientWarning)
+    asked = methods(config)
+    open_out(config.out, "standard")
     setting = make_setting(config.preset, config.data_dir)
-    for method in methods(config):
+    for method in asked:
         stages = setting.stages(method)
         for seed in config.seed or setting.preset.seeds:
-            with open_run(setting.protocol, method, seed, config.out, config.resume) as folder:
+            with open_run(setting.protocol, method, seed, config.out, config.how) as folder:
                 if folder.summary is None:
                     run(setting, stages, method.label, seed, folder)
                     tell(folder, "test_accuracy")
-    print(report(config.out))
+    print(write_set(report, config.out, "standard"))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_command(Config, main, __doc__)

@@ -1,54 +1,60 @@
-"""Standard learning: its table and plots, from the folders that its runs left."""
+"""Standard learning's table and pictures."""
 
-import pathlib
+import pandas as pd
 
-from experiments.common.folder import read_metrics
-from experiments.common.plots import plot_over_training, plot_weighting
-from experiments.common.runs import read_runs
-from experiments.common.tables import Runs, accuracies, format_interval
+from experiments.common.plots import panels, training_rows, weighting_rows
+from experiments.common.tables import format_interval, markdown, percent
+from hdistill.training import read_rows
+
+STAGES = ("learning λ", "retraining")
 
 
-def table(runs: Runs) -> str:
+def table(frame: pd.DataFrame) -> str:
     """Markdown: one row for each method."""
-    lines = [
-        "| method | runs | test accuracy, %, mean ± 95% | after the first stage, % | not finite "
-        "| products a step | s, first stage |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for found in runs.values():
-        summaries = [run.summary for run in found]
-        finished = [run for run in found if run.summary["test_accuracy"] is not None]
-        steps = sum(s["inner_optimisations_done"] for s in summaries) * found[0].config["stretch"]
-        cells = [
-            found[0].config["title"],
-            str(len(found)),
-            format_interval(list(accuracies(finished).values()), 2),
-            format_interval(list(accuracies(finished, "first_stage_accuracy").values()), 2),
-            str(len(found) - len(finished)),
-            f"{sum(s['products'] for s in summaries) / max(steps, 1):.2f}",
-            f"{sum(s['seconds'] for s in summaries) / len(found):.0f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def report(out: pathlib.Path) -> str:
-    """Writes table.md and the plots into `out`; returns the table."""
-    runs = read_runs(out)
-    text = table(runs)
-    (out / "table.md").write_text(text)
-    if not runs:
-        return text
-    retrained = {
-        name: [run._replace(metrics=read_metrics(run.path / "retrain")) for run in found]
-        for name, found in runs.items()
-    }
-    counted = "stretches of inner steps"
-    for stage, part in (("learning λ", runs), ("retraining", retrained)):
-        name = stage.split()[0]
-        plot_over_training(part, "outer_loss", f"{stage}: outer loss", out / f"{name}.png", counted)
-        plot_over_training(
-            part, "accuracy", f"{stage}: test accuracy", out / f"{name}-accuracy.png", counted
+    rows = []
+    for title, group in frame.groupby("title", sort=False):
+        finished = group.dropna(subset="test_accuracy")
+        steps = (group["inner_optimisations_done"] * group["stretch"]).sum()
+        rows.append(
+            {
+                "method": title,
+                "runs": str(len(group)),
+                "test accuracy, %, mean ± 95%": format_interval(percent(finished), 2),
+                "after the first stage, %": format_interval(
+                    percent(finished, "first_stage_accuracy"), 2
+                ),
+                "not finite": str(len(group) - len(finished)),
+                "products a step": f"{group['products'].sum() / max(steps, 1):.2f}",
+                "s, first stage": f"{group['seconds'].mean():.0f}",
+            }
         )
-    plot_weighting(runs, out / "weighting.png")
-    return text
+    return markdown(rows)
+
+
+def series(runs) -> list[dict]:
+    """Loss and test accuracy over either stage; the weighting."""
+    rows = []
+    retrained = [run._replace(rows=read_rows(run.path / "retrain")) for run in runs]
+    for stage, found in zip(STAGES, (runs, retrained)):
+        for field in ("outer_loss", "accuracy"):
+            rows += training_rows(found, field, name=f"{stage}: {field}")
+    return rows + weighting_rows(runs)
+
+
+def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
+    """Either stage over its stretches; after Figure 7, the weighting."""
+    kinds: dict[str, tuple] = {
+        stage: (
+            {f"{stage}: outer_loss": stage, f"{stage}: accuracy": stage},
+            "stretches of inner steps",
+            ("outer loss", "test accuracy"),
+        )
+        for stage in STAGES
+    }
+    kinds["weighting"] = ({"weighting": "learnt"}, "an example's loss", ("its weight",))
+    found = {}
+    for kind, (names, xlabel, ylabels) in kinds.items():
+        drawn = series[series["series"].isin(names)]
+        if len(drawn):
+            found[kind.split()[0]] = panels(drawn, names, xlabel, ylabels=ylabels)
+    return found

@@ -1,0 +1,25 @@
+"""The host loop of a run, for `hd.learner`, `hd.stream` or a step of your own; extra `training`.
+
+with training.RunFolder("runs/mine", {"rate": 0.1, "seed": 0}, resume=True) as folder:
+    state = training.run(learner.step, state, tasks_at, total=100, folder=folder)
+    folder.finish({"test_loss": 0.3})
+"""
+
+from hdistill.training.checkpoints import DamagedCheckpoint
+from hdistill.training.folder import OtherRun, Run, RunFolder, read_rows, read_run
+from hdistill.training.loop import NonFiniteLoss, run
+from hdistill.training.owned import OwnedFolder
+from hdistill.training.signals import Stopped
+
+__all__ = [
+    "DamagedCheckpoint",
+    "NonFiniteLoss",
+    "OtherRun",
+    "OwnedFolder",
+    "Run",
+    "RunFolder",
+    "Stopped",
+    "read_rows",
+    "read_run",
+    "run",
+]

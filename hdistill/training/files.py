@@ -1,0 +1,44 @@
+"""Files that are written whole or not at all, and their checksums."""
+
+import hashlib
+import json
+import os
+import pathlib
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all, on disk on return."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: pathlib.Path) -> dict | None:
+    """What a JSON file holds, or None where there is none.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: expected JSON, but {error}") from error
+
+
+def as_json(content) -> str:
+    """The text of a JSON file; a number that is not finite is refused."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def checksum(*paths: pathlib.Path) -> str:
+    """SHA-256 of files, or of all files in a folder, their names included."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        for file in files:
+            digest.update(str(file.relative_to(path.parent)).encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,234 @@
+"""What a run leaves on disk: config.json, metrics.jsonl, checkpoints/ and summary.json."""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+from hdistill.training.checkpoints import Checkpoints
+from hdistill.training.files import as_json, checksum, read_json, write_whole
+from hdistill.training.owned import OwnedFolder
+from hdistill.training.provenance import commit, provenance
+
+OWNER = "a run"
+CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+CHECKPOINTS, LOCK = "checkpoints", "run.lock"
+STANDARD = (CONFIG, METRICS, SUMMARY, CHECKPOINTS, LOCK)
+
+
+class OtherRun(ValueError):
+    """The folder holds a run with another configuration, or one that is going on."""
+
+
+class RunFolder:
+    """One run's folder, this process's alone while it is open.
+
+    - A run that starts afresh deletes what an earlier run with the same configuration made there,
+      and nothing else. One that resumes goes on from the last checkpoint, to the same bits.
+    - A folder with another configuration is refused, and the message names what differs.
+    - metrics.jsonl is for people and plots. What the run goes on from, the rows so far included,
+      is in the checkpoint, so that a damaged metrics.jsonl changes nothing; it is written anew.
+    - summary.json has the checksums of the other files, which `read_run` verifies.
+
+    Args:
+      path: made if it is not there.
+      config: everything that decides the result, for config.json; what JSON holds.
+      resume: go on with what is there.
+      fallback: where the last checkpoint is damaged, use the one before it.
+
+    Raises:
+      OtherRun: a ValueError.
+      ValueError: a file in the way that no run made, a damaged file.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path | str,
+        config: dict,
+        *,
+        resume: bool = False,
+        fallback: bool = False,
+    ):
+        self.path = pathlib.Path(path).resolve()
+        self.config: dict = json.loads(as_json(config))  # lists for tuples, as it is read back
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._fallback, self.rows = fallback, list[dict]()
+        self._lock_file = _lock(self.path / LOCK)
+        try:
+            self._folder = self._open(resume)
+            self._checkpoints = Checkpoints(self.path / CHECKPOINTS)
+        except BaseException:
+            self._lock_file.close()
+            raise
+
+    def _open(self, resume: bool) -> OwnedFolder:
+        folder = OwnedFolder(self.path, OWNER)
+        before = read_json(self.path / CONFIG)
+        if resume and before is not None and not folder.made:  # made.json is gone
+            _check_same(self.path, before, self.config)
+            folder.adopt(*STANDARD)
+        if before is not None and CONFIG in folder.made:
+            _check_same(self.path, before, self.config)
+            _tell_commit(self.path, before)
+        if not resume:
+            folder.empty(but=(LOCK,))
+        folder.adopt(LOCK)
+        for name in STANDARD:
+            folder.claim(name)
+        if not (self.path / CONFIG).exists():
+            write_whole(self.path / CONFIG, as_json(self.config | {"commit": commit()}))
+        return folder
+
+    @property
+    def summary(self) -> dict | None:
+        """The summary of a run that ended, or None."""
+        return read_run(self.path).summary if (self.path / SUMMARY).exists() else None
+
+    def save(self, step: int, state) -> None:
+        """Checkpoints the state after so many steps, and the rows so far; on disk on return."""
+        self._checkpoints.save(step, state, {"rows": self.rows, "config": self.config})
+
+    def restore(self, state) -> tuple[int, Any]:
+        """(steps done, state) of the last checkpoint, or (0, `state`)."""
+        step, state, record = self._checkpoints.restore(state, self._fallback)
+        if record is not None:
+            _check_same(self.path, record["config"], self.config)
+            self.rows = record["rows"]
+        if step or _lines(self.path / METRICS):
+            print(f"{self.path}: goes on after step {step}", file=sys.stderr)
+        write_whole(self.path / METRICS, "".join(map(_line, self.rows)))
+        return step, state
+
+    def log(self, row: dict) -> None:
+        """Appends a line to metrics.jsonl, flushed; figures that are not finite become null."""
+        row = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
+        }
+        self.rows.append(row)
+        with (self.path / METRICS).open("a") as file:
+            file.write(_line(row))
+
+    def claim(self, name: str) -> pathlib.Path:
+        """The path of a file or folder that the run is about to make."""
+        return self._folder.claim(name)
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file of the run's, whole or not at all."""
+        write_whole(self.claim(name), text)
+
+    def finish(self, figures: dict) -> dict:
+        """Writes summary.json: the figures, what produced them, the checksums of the files."""
+        write_whole(self.path / METRICS, "".join(map(_line, self.rows)))
+        names = sorted(self._folder.made - {SUMMARY, LOCK})
+        summary = figures | provenance()
+        summary["files"] = {n: checksum(self.path / n) for n in names if (self.path / n).is_file()}
+        summary = json.loads(as_json(summary))
+        write_whole(self.path / SUMMARY, as_json(summary | {"checksum": _digest(summary)}))
+        return summary
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        self._checkpoints.close()
+        self._lock_file.close()
+
+
+class Run(NamedTuple):
+    """What a run that ended left."""
+
+    path: pathlib.Path
+    config: dict
+    summary: dict
+    rows: list[dict]
+
+
+def read_run(path: pathlib.Path | str) -> Run:
+    """The configuration, summary and metrics of a run that ended, verified.
+
+    Raises:
+      ValueError: no run ended there, or a file is not what was written.
+    """
+    path = pathlib.Path(path)
+    summary = read_json(path / SUMMARY)
+    if summary is None:
+        raise ValueError(f"{path}: expected {SUMMARY}, of a run that ended")
+    stated = summary.pop("checksum", None)
+    if stated != _digest(summary):
+        raise ValueError(f"{path / SUMMARY} is damaged: expected its checksum to be {stated}")
+    for name, expected in summary.pop("files").items():
+        if not (path / name).exists() or checksum(path / name) != expected:
+            raise ValueError(f"{path / name} is damaged or gone: expected what the run wrote")
+    return Run(path, read_json(path / CONFIG) or {}, summary, _lines(path / METRICS))
+
+
+def read_rows(path: pathlib.Path | str) -> list[dict]:
+    """The metrics so far of a run that may be going on."""
+    return _lines(pathlib.Path(path) / METRICS)
+
+
+def _check_same(path, before: dict, config: dict) -> None:
+    before = {key: value for key, value in before.items() if key != "commit"}
+    differing = [
+        f"{key}={before.get(key)!r} there, {config.get(key)!r} now"
+        for key in sorted(before.keys() | config.keys())
+        if before.get(key) != config.get(key)
+    ]
+    if differing:
+        raise OtherRun(
+            f"{path} holds a run with another configuration ({'; '.join(differing)}): expected "
+            "another folder, or this one deleted"
+        )
+
+
+def _tell_commit(path, before: dict) -> None:
+    then, now = before.get("commit"), commit()
+    if then != now:
+        print(f"{path} was begun at commit {then}, this is {now}", file=sys.stderr)
+
+
+def _lock(path: pathlib.Path):
+    """The open lock file; it holds the process's number, and is let go of when the process ends."""
+    if path.exists() and path.read_bytes().strip(b"0123456789"):
+        raise ValueError(f"{path} was not made by a run: expected another folder")
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        raise OtherRun(
+            f"{path.parent}: process {holder} runs there; expected one run in a folder at a time"
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row, default=float, allow_nan=False) + "\n"
+
+
+def _lines(path: pathlib.Path) -> list[dict]:
+    """The rows of metrics.jsonl up to one that is not whole: a kill may cut the last."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _digest(summary: dict) -> str:
+    return hashlib.sha256(as_json(summary).encode()).hexdigest()

@@ -1,0 +1,154 @@
+"""The host loop over compiled steps: progress, metrics, checkpoints, losses that are not finite."""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from hdistill.checks import check_count
+from hdistill.hypergradient.fit import FitStatus
+from hdistill.inner_loop import LearnerInfo
+from hdistill.training.folder import RunFolder
+from hdistill.training.signals import Stopped, StopRequest
+
+
+class NonFiniteLoss(ValueError):
+    """The run can't go on: a loss or the state is not finite. The last good checkpoint is on disk.
+
+    Attributes:
+      step: in which step of the run.
+      inner_step: at which inner step of it, None where it has one loss only.
+      checkpoint: the step of the last checkpoint, 0 where there is none.
+    """
+
+    def __init__(self, what: str, unit: str, step: int, inner_step: int | None, checkpoint: int):
+        self.step, self.inner_step, self.checkpoint = step, inner_step, checkpoint
+        at = "" if inner_step is None else f" at inner step {inner_step}"
+        kept = f"that of {unit} {checkpoint}" if checkpoint else "none yet"
+        super().__init__(
+            f"{what}{at} of {unit} {step}; expected it to be finite; last good checkpoint: {kept}"
+        )
+
+
+def run(
+    step: Callable,
+    state,
+    tasks_at: Callable,
+    *,
+    total: int,
+    folder: RunFolder,
+    validate: Callable | None = None,
+    callbacks: Iterable[Callable] = (),
+    save_every: int = 10,
+    unit: str = "step",
+    label: str = "",
+):
+    """Runs `total` steps, from the folder's last checkpoint on, with a progress bar.
+
+    After each step: a row for metrics.jsonl; after steps 1, save_every, 2·save_every, ... and the
+    last, a checkpoint. On Ctrl-C or SIGTERM the step at hand ends, a checkpoint is written, and
+    `Stopped` is raised.
+
+    Example:
+
+        with training.RunFolder("runs/mine", {"seed": 0}, resume=True) as folder:
+            state = training.run(learner.step, state, tasks_at, total=100, folder=folder)
+            folder.finish({"products": sum(row["products"] for row in folder.rows)})
+
+    Args:
+      step: `(state, tasks) -> (state, info)`: a learner's or a stream's, or any other. Of an info
+        that is not `hd.LearnerInfo`, a NamedTuple or a dict, the scalars go into the row.
+      state: the first state, for a run without a checkpoint; a pytree of arrays.
+      tasks_at: m -> what the m-th step is given (m = 1, 2, ...), the same whenever it is asked.
+      total: how many steps.
+      folder: where metrics and checkpoints go.
+      validate: `(m, state) -> dict` of figures after step m, for the row and the bar.
+      callbacks: each called with `(m, state, info, row)` after step m, before its checkpoint.
+      save_every: steps between two checkpoints.
+      unit: what a step is, for messages.
+      label: for the progress bar.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      NonFiniteLoss: a ValueError: the info's `outer_loss` or `loss` is not finite, or, where a
+        checkpoint is due, the state's `hparams` or `weights`; it names the step.
+      Stopped: a KeyboardInterrupt, on Ctrl-C or SIGTERM.
+      DamagedCheckpoint: a ValueError, from the folder.
+    """
+    check_count("total", total), check_count("save_every", save_every)
+    done, state = folder.restore(state)
+    saved = done
+    with StopRequest() as stop, tqdm(total=total, initial=done, desc=label, leave=False) as bar:
+        for m in range(done + 1, total + 1):
+            start = time.perf_counter()
+            state, info = step(state, tasks_at(m))
+            info = jax.device_get(info)
+            seconds = time.perf_counter() - start
+            _check_loss(info, unit, m, saved)
+            validation = validate(m, state) if validate else {}
+            row = {"step": m} | figures(info) | {"seconds": seconds} | validation
+            folder.log(row)
+            for callback in callbacks:
+                callback(m, state, info, row)
+            bar.set_postfix({k: f"{v:.3g}" for k, v in _shown(row).items()})
+            bar.update()
+            if m in (1, total) or m % save_every == 0 or stop.signal:
+                _check_state(state, unit, m, saved)
+                folder.save(m, state)
+                saved = m
+            if stop.signal and m < total:
+                name = signal.Signals(stop.signal).name
+                raise Stopped(f"{name}: stopped after {unit} {m}, checkpointed in {folder.path}")
+    return state
+
+
+def figures(info) -> dict:
+    """What a row has of an info: of `hd.LearnerInfo` its means, of another its scalars."""
+    if isinstance(info, LearnerInfo):
+        return {
+            "outer_loss": float(info.outer_loss[-1]),
+            "theta": float(info.theta),
+            "products": int(info.products),
+            "fit": FitStatus(int(info.fit)).name,
+            "first_order_norm": _mean(info.first_order_norm, info.moved),
+            "second_order_norm": _mean(info.second_order_norm, info.moved),
+        }
+    return {k: np.asarray(v).item() for k, v in _fields(info).items() if np.ndim(v) == 0}
+
+
+def _fields(info) -> Mapping:
+    return info._asdict() if hasattr(info, "_asdict") else dict(info)
+
+
+def _shown(row: dict) -> dict:
+    return {
+        k: v for k, v in row.items() if isinstance(v, int | float) and k not in ("step", "seconds")
+    }
+
+
+def _mean(norms, moved) -> float:
+    """The mean over the inner steps at which λ moved; 0 where it never did."""
+    return float(norms[moved].mean()) if moved.any() else 0.0
+
+
+def _check_loss(info, unit: str, m: int, saved: int) -> None:
+    fields = _fields(info)
+    losses = np.ravel(fields.get("outer_loss", fields.get("loss", 0.0)))
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size:
+        inner_step = int(bad[0]) + 1 if losses.size > 1 else None
+        raise NonFiniteLoss(f"outer loss is {losses[bad[0]]}", unit, m, inner_step, saved)
+
+
+def _check_state(state, unit: str, m: int, saved: int) -> None:
+    """λ moves after the loss is taken: what is not finite is never saved."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path)
+        real = jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+        if real and name.startswith((".hparams", ".weights")) and not np.isfinite(leaf).all():
+            raise NonFiniteLoss(f"state{name} is not finite", unit, m, None, saved)

@@ -1,0 +1,40 @@
+"""What produced a run's figures."""
+
+import importlib.metadata
+import pathlib
+import platform
+import resource
+import subprocess
+
+import jax
+
+
+def provenance() -> dict:
+    """Device, packages, commit, and the peak memory of this process so far (bytes)."""
+    installed = {name: _version(name) for name in ("hdistill", "jax", "flax", "optax")}
+    return {
+        "device": f"{jax.devices()[0].device_kind} x{jax.device_count()}, {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: version for name, version in installed.items() if version},
+        "commit": commit(),
+        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """The git commit of the code that runs, marked where it has uncommitted changes."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    here = pathlib.Path(__file__).parent
+    try:
+        return subprocess.run(
+            command, cwd=here, capture_output=True, check=True, text=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

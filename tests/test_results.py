@@ -1,0 +1,46 @@
+"""The committed results: every table can be drawn again to the byte, from two files a set."""
+
+import shutil
+
+import pytest
+
+from experiments import report
+from experiments.common.sets import draw_set
+from hdistill.training import OwnedFolder
+
+SETS = [
+    pytest.param(study, folder, id=f"{study}-{folder.name}")
+    for study in report.STUDIES
+    for folder in sorted((report.RESULTS / study).iterdir())
+]
+
+
+@pytest.mark.parametrize("study, folder", SETS)
+def test_a_set_is_drawn_again_from_its_two_files(study, folder, tmp_path, monkeypatch):
+    for name in ("runs.csv", "series.csv"):
+        shutil.copy(folder / name, tmp_path / name)
+    owned = OwnedFolder(tmp_path, "a report")
+    text = draw_set(report.STUDIES[study][1], owned)
+    assert text == (folder / "table.md").read_text() and text in report.RESULTS_MD.read_text()
+    pictures = {path.name for path in folder.glob("*.svg")}
+    assert {path.name for path in tmp_path.glob("*.svg")} == pictures
+
+
+def test_results_are_few_and_small():
+    files = [path for path in report.RESULTS.rglob("*") if path.is_file()]
+    assert len(files) <= 150 and sum(path.stat().st_size for path in files) <= 4e6
+    kinds = {path.suffix for path in files}
+    assert kinds == {".csv", ".json", ".md", ".svg"}
+
+
+def test_results_md_is_what_the_command_writes(tmp_path, monkeypatch):
+    copy = tmp_path / "results"
+    shutil.copytree(report.RESULTS, copy)
+    before = report.RESULTS_MD.read_text()
+    monkeypatch.setattr(report, "RESULTS", copy)
+    monkeypatch.setattr(report, "RESULTS_MD", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(report, "draw_set", lambda r, f: (f.path / "table.md").read_text())
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    report.main()
+    written = (tmp_path / "RESULTS.md").read_text()
+    assert written.replace("(results/", "(experiments/results/") == before

@@ -1,0 +1,336 @@
+"""The run folder and the loop: kills, damage, another run, files of others, bad losses, signals."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hdistill as hd
+from hdistill import training
+
+KILL_TARGET = """
+import sys
+import jax, numpy as np, optax
+import hdistill as hd
+from hdistill import training
+from hdistill.data.sinusoid import sample_tasks
+from hdistill.models.anil import AnilRegression
+
+model, optimizer = AnilRegression((8,)), optax.sgd(0.01, momentum=0.9)
+loss = lambda w, h, points: ((model.apply(w, h, points.x) - points.y) ** 2).mean()
+problem = hd.from_losses(loss, loss, optimizer)
+learner = hd.learner(
+    problem, hd.online.hyperdistill(problem), hyper_optimizer=optax.adam(1e-3),
+    initialization=hd.reptile(), horizon=5, fit_period=7,
+)
+sample = jax.jit(lambda key: sample_tasks(key, 2))
+hparams, params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1)))
+weights = hd.InnerState(params, optimizer.init(params))
+with training.RunFolder(sys.argv[1], {"seed": 3}, resume=True) as folder:
+    state = training.run(
+        learner.step, learner.init(jax.random.key(1), hparams, weights),
+        lambda m: sample(jax.random.fold_in(jax.random.key(2), m)), total=60, folder=folder,
+    )
+    folder.finish({"products": sum(row["products"] for row in folder.rows)})
+np.savez(sys.argv[2], *jax.tree.leaves((state.hparams, state.weights, state.hyper_state)))
+"""
+
+
+def run_target(folder, result, kill_at=None, how=signal.SIGKILL):
+    """Runs the target to its end, or sends a signal when it has logged `kill_at` steps."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-c", KILL_TARGET, str(folder), str(result)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | cache)
+    if kill_at is None:
+        assert process.wait(timeout=120) == 0
+        return
+    log = folder / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= kill_at):
+        time.sleep(0.001)
+    process.send_signal(how)
+    assert process.wait() not in (0, 1), "it ended before it could be stopped"
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    run_target(tmp_path / "whole", tmp_path / "whole.npz")
+    run_target(tmp_path / "cut", tmp_path / "cut.npz", kill_at=random.randint(1, 55))
+    assert not (tmp_path / "cut.npz").exists()
+    run_target(tmp_path / "cut", tmp_path / "cut.npz")
+    whole, cut = np.load(tmp_path / "whole.npz"), np.load(tmp_path / "cut.npz")
+    assert whole.files == cut.files
+    for name in whole.files:
+        np.testing.assert_array_equal(whole[name], cut[name])
+
+    def rows(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in lines]
+
+    assert rows("whole") == rows("cut")
+
+
+class State(NamedTuple):
+    """A state that counts."""
+
+    done: jax.Array
+    hparams: jax.Array
+    key: jax.Array
+
+
+def first_state():
+    return State(jnp.int32(0), jnp.ones(3), jax.random.key(0))
+
+
+def counted(state, tasks):
+    """A step of no learner: any NamedTuple, any dict."""
+    state = state._replace(done=state.done + 1, hparams=state.hparams * 1.1 + tasks)
+    return state, {"loss": state.hparams.sum(), "products": 3, "vector": jnp.ones(2)}
+
+
+CONFIG = {"rates": (0.1, 0.2), "seed": 0}
+
+
+def train(path, total=12, step=counted, config=CONFIG, finish=True, **options):
+    """(state, rows) of a run."""
+    how = {key: options.pop(key) for key in ("resume", "fallback") if key in options}
+    with training.RunFolder(path, config, **how) as folder:
+        state = training.run(
+            step, first_state(), lambda m: m, total=total, folder=folder, save_every=5, **options
+        )
+        if finish:
+            folder.finish({"loss": folder.rows[-1]["loss"]})
+        return state, folder.rows
+
+
+def without_time(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_any_step_is_run_and_leaves_a_verified_run(tmp_path):
+    seen = []
+    _, rows = train(
+        tmp_path,
+        validate=lambda m, state: {"half": m / 2},
+        callbacks=[lambda m, state, info, row: seen.append((m, row["loss"], info["vector"].sum()))],
+    )
+    assert set(rows[0]) == {"step", "loss", "products", "seconds", "half"}
+    assert seen == [(row["step"], row["loss"], 2.0) for row in rows]
+    found = training.read_run(tmp_path)
+    assert found.rows == rows and found.config["rates"] == [0.1, 0.2]
+    assert found.summary["loss"] == rows[-1]["loss"] and found.summary["packages"]["jax"]
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {"10", "12"}
+
+
+def test_what_goes_on_is_in_the_checkpoint_and_not_in_the_metrics(tmp_path):
+    whole, rows = train(tmp_path / "whole")
+    train(tmp_path / "cut", total=10, finish=False)
+    log = tmp_path / "cut" / "metrics.jsonl"
+    for damage in (
+        log.unlink,
+        lambda: log.write_text("{bad\n" * 3),
+        lambda: log.write_bytes(b"\xff"),
+    ):
+        damage()
+        state, found = train(tmp_path / "cut", resume=True, finish=False)
+        assert without_time(found) == without_time(rows)
+        np.testing.assert_array_equal(state.hparams, whole.hparams)
+        assert jax.random.key_data(state.key).tolist() == jax.random.key_data(whole.key).tolist()
+
+
+def flip(path: pathlib.Path):
+    """One bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def files_of(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_named_and_the_one_before_it_used_if_asked(tmp_path):
+    whole, rows = train(tmp_path)
+    (tmp_path / "summary.json").unlink()
+    last = tmp_path / "checkpoints" / "12"
+    flip(random.choice(files_of(last)))
+    with pytest.raises(training.DamagedCheckpoint, match=r"checkpoints/12 is damaged.*fallback"):
+        train(tmp_path, resume=True)
+    state, again = train(tmp_path, resume=True, fallback=True)
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
+    assert without_time(again) == without_time(rows)
+
+
+def test_a_checkpoint_without_its_checksum_was_never_finished(tmp_path, capsys):
+    whole, _ = train(tmp_path, finish=False)
+    (tmp_path / "checkpoints" / "12" / "sha256").unlink()
+    state, _ = train(tmp_path, resume=True)
+    assert "12 was never finished" in capsys.readouterr().err
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.json", "metrics.jsonl", "extra.json"])
+def test_a_run_that_ended_is_verified_when_it_is_read(name, tmp_path):
+    with training.RunFolder(tmp_path, CONFIG) as folder:
+        training.run(counted, first_state(), lambda m: m, total=2, folder=folder)
+        folder.write("extra.json", '{"curve": [1, 2, 3]}')
+        folder.finish({"loss": 0.25})
+    text = (tmp_path / name).read_text()
+    for damaged in (text.replace("1", "2", 1), text[: len(text) // 2], ""):
+        assert damaged != text
+        (tmp_path / name).write_text(damaged)
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            training.read_run(tmp_path)
+    (tmp_path / name).write_text(text)
+    training.read_run(tmp_path)
+
+
+def test_one_run_in_a_folder_at_a_time(tmp_path):
+    first = training.RunFolder(tmp_path, CONFIG)
+    with pytest.raises(training.OtherRun, match=f"process {os.getpid()} runs there"):
+        training.RunFolder(tmp_path, CONFIG, resume=True)
+    first.close()
+    training.RunFolder(tmp_path, CONFIG, resume=True).close()
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_another_configuration_is_refused_and_told(resume, tmp_path):
+    train(tmp_path)
+    other = {"rates": (0.1, 0.3), "horizon": 4, "seed": 0}
+    match = r"horizon=None there, 4 now; rates=\[0.1, 0.2\] there, \[0.1, 0.3\] now"
+    with pytest.raises(training.OtherRun, match=match):
+        train(tmp_path, config=other, resume=resume)
+    assert training.read_run(tmp_path).config["rates"] == [0.1, 0.2]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    train(tmp_path, finish=False)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(training.OtherRun, match="seed=0 there, 1 now"):
+        train(tmp_path, config=CONFIG | {"seed": 1}, resume=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "checkpoints", "run.lock"])
+def test_what_no_run_made_is_never_touched(name, tmp_path):
+    path = tmp_path / name
+    if name == "checkpoints":
+        path.mkdir()
+        path /= "mine"
+    path.write_text('{"mine": 1}')
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=f"{name}.*(not made by|another configuration)"):
+            train(tmp_path, resume=resume)
+    assert path.read_text() == '{"mine": 1}'
+
+
+def test_a_run_that_starts_afresh_deletes_only_what_a_run_made(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    train(tmp_path, total=7)
+    (tmp_path / "later.txt").write_text("mine too")
+    _, rows = train(tmp_path, total=3)
+    assert len(rows) == len(training.read_run(tmp_path).rows) == 3
+    assert (tmp_path / "notes.txt").read_text() + (
+        tmp_path / "later.txt"
+    ).read_text() == "minemine too"
+
+
+def test_a_record_that_is_gone_is_made_again(tmp_path):
+    whole, _ = train(tmp_path, finish=False)
+    (tmp_path / "made.json").unlink()
+    state, _ = train(tmp_path, resume=True)
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
+
+
+def test_an_owned_folder_is_of_one_owner(tmp_path):
+    training.OwnedFolder(tmp_path, "study one").claim("table.md").write_text("")
+    with pytest.raises(ValueError, match="the folder of study one: expected another for study two"):
+        training.OwnedFolder(tmp_path, "study two")
+
+
+def info_of(outer_loss):
+    """What a learner tells of an inner optimisation with those losses."""
+    ones, every = np.ones_like(outer_loss), np.ones_like(outer_loss, bool)
+    return hd.LearnerInfo(
+        outer_loss=outer_loss,
+        theta=np.ones(()),
+        fit=np.int8(hd.FitStatus.NONE),
+        moved=every,
+        finite=every,
+        first_order_norm=ones,
+        second_order_norm=ones,
+        products=np.array(2),
+        hparams=None,
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    def step(state, tasks):
+        """The loss is infinite at inner step 3 of step 7."""
+        loss = np.ones(5)
+        if tasks == 7:
+            loss[2] = np.inf
+        return state._replace(done=state.done + 1), info_of(loss)
+
+    match = "loss is inf at inner step 3 of stretch 7.*last good checkpoint: that of stretch 5"
+    with pytest.raises(training.NonFiniteLoss, match=match) as error:
+        train(tmp_path, step=step, unit="stretch")
+    assert error.value.checkpoint == 5 and isinstance(error.value, ValueError)
+    with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
+        done, state = folder.restore(first_state())
+        assert done == state.done == len(folder.rows) == 5
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
+    def step(state, tasks):
+        """λ is infinite after step 4, at finite losses."""
+        bad = jnp.full_like(state.hparams, jnp.inf if tasks == 4 else 1.0)
+        return state._replace(done=state.done + 1, hparams=bad), info_of(np.ones(5))
+
+    with pytest.raises(training.NonFiniteLoss, match=r"state.hparams is not finite of step 5"):
+        train(tmp_path, step=lambda s, t: step(s, min(t, 4)))
+    with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
+        assert folder.restore(first_state())[0] == 1
+
+
+def test_a_signal_ends_the_step_saves_it_and_a_resumed_run_has_the_same_bits(tmp_path):
+    whole, rows = train(tmp_path / "whole")
+
+    def interrupted(state, tasks):
+        if tasks == 8:
+            signal.raise_signal(signal.SIGTERM)
+        return counted(state, tasks)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(training.Stopped, match="SIGTERM: stopped after step 8, checkpointed in"):
+        train(tmp_path / "cut", step=interrupted)
+    assert signal.getsignal(signal.SIGTERM) == before
+    state, again = train(tmp_path / "cut", resume=True)
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
+    assert without_time(again) == without_time(rows)
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    whole, _ = train(tmp_path / "whole")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hdistill.training.checkpoints.write_whole", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(tmp_path / "cut")
+    state, _ = train(tmp_path / "cut", resume=True)
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
