@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdistill.data import archives, images
-from hdistill.data.archives import ARCHIVES, Archive
+from hdistill.data import images
+from hdistill.data.archives import Archive
+from hdistill.data.datasets import DATASETS
 
 pytestmark = [
     # TensorFlow Datasets and what it stands on are not ours to mend.
@@ -48,6 +49,11 @@ def write_cifar100(path, per_class=2):
             member.size = len(body)
             tar.addfile(member, io.BytesIO(body))
     return rows
+
+
+def publish(monkeypatch, name, archive):
+    """Makes this the published archive of a data set."""
+    monkeypatch.setitem(DATASETS, name, DATASETS[name]._replace(archive=archive))
 
 
 def describe(path, url):
@@ -88,7 +94,7 @@ def test_cifar100_is_downloaded_prepared_and_decoded_once(tmp_path, server, monk
     folder, address = server
     served = folder / "cifar-100-binary.tar.gz"
     rows = write_cifar100(served)
-    monkeypatch.setitem(ARCHIVES, "cifar100", describe(served, f"{address}/{served.name}"))
+    publish(monkeypatch, "cifar100", describe(served, f"{address}/{served.name}"))
     data = tmp_path / "data"
     check_pool(images.load("cifar100", data), rows)
     assert "tensorflow" not in sys.modules
@@ -112,13 +118,13 @@ def test_an_archive_put_by_hand_is_used_and_checked(tmp_path, monkeypatch):
     path = manual / "cifar-100-binary.tar.gz"
     rows = write_cifar100(path, per_class=1)
     right = describe(path, "http://127.0.0.1:9/cifar-100-binary.tar.gz")
-    monkeypatch.setitem(ARCHIVES, "cifar100", right._replace(sha256="0" * 64))
+    publish(monkeypatch, "cifar100", right._replace(sha256="0" * 64))
     with pytest.raises(ValueError, match=rf"manual/cifar-100.*sha256 {right.sha256}.*{'0' * 64}"):
         images.load("cifar100", tmp_path)
-    monkeypatch.setitem(ARCHIVES, "cifar100", right._replace(size=right.size + 1))
+    publish(monkeypatch, "cifar100", right._replace(size=right.size + 1))
     with pytest.raises(ValueError, match=rf"{right.size} bytes; expected.*{right.size + 1} bytes"):
         images.load("cifar100", tmp_path)
-    monkeypatch.setitem(ARCHIVES, "cifar100", right)
+    publish(monkeypatch, "cifar100", right)
     check_pool(images.load("cifar100", tmp_path), rows)
 
 
@@ -127,15 +133,40 @@ def test_a_download_with_another_checksum_is_refused(tmp_path, server, monkeypat
     served = folder / "cifar-100-binary.tar.gz"
     write_cifar100(served, per_class=1)
     wrong = describe(served, f"{address}/{served.name}")._replace(sha256="0" * 64)
-    monkeypatch.setitem(ARCHIVES, "cifar100", wrong)
-    with pytest.raises(ValueError, match=rf"not what was expected.*{wrong.size} bytes.*{'0' * 64}"):
+    publish(monkeypatch, "cifar100", wrong)
+    with pytest.raises(ValueError, match=rf"sha256.*expected.*{wrong.size} bytes.*{'0' * 64}"):
         images.load("cifar100", tmp_path / "data")
     assert not (tmp_path / "data" / "cifar100.npz").exists()
 
 
+@pytest.mark.parametrize("sent", [0, 700])
+def test_a_server_that_fails_or_breaks_off_is_told_at_once(sent, tmp_path, monkeypatch):
+    class Failing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            """500, or fewer bytes than promised."""
+            self.send_response(200 if sent else 500)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * sent)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing) as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{found.server_port}/cifar-100-binary.tar.gz"
+        publish(monkeypatch, "cifar100", Archive(url, 1000, "0" * 64))
+        with pytest.raises((FileNotFoundError, ValueError), match=r"500|700 bytes; expected"):
+            images.load("cifar100", tmp_path)
+        found.shutdown()
+        thread.join()
+    assert not (tmp_path / "manual" / "cifar-100-binary.tar.gz").exists()
+
+
 def test_nothing_there_and_no_network_says_what_is_missing_at_once(tmp_path, monkeypatch):
-    gone = ARCHIVES["cifar100"]._replace(url="http://127.0.0.1:9/cifar-100-binary.tar.gz")
-    monkeypatch.setitem(ARCHIVES, "cifar100", gone)
+    gone = DATASETS["cifar100"].archive._replace(url="http://127.0.0.1:9/cifar-100-binary.tar.gz")
+    publish(monkeypatch, "cifar100", gone)
     with pytest.raises(FileNotFoundError) as error:
         images.load("cifar100", tmp_path)
     for told in ("cifar100/3.0.2", "manual/cifar-100-binary.tar.gz", "168513733", gone.sha256):
@@ -158,9 +189,8 @@ def test_tinyimagenet_at_both_sizes(tmp_path, monkeypatch):
             archive.writestr(
                 f"tiny-imagenet-200/train/{name}/images/{name}_0.JPEG", body.getvalue()
             )
-    monkeypatch.setitem(
-        ARCHIVES, "tiny_imagenet", describe(path, "http://127.0.0.1:9/tiny-imagenet-200.zip")
-    )
+    published = describe(path, "http://127.0.0.1:9/tiny-imagenet-200.zip")
+    publish(monkeypatch, "tinyimagenet", published)
     large, small = (images.load(f"tinyimagenet{size}", tmp_path) for size in (64, 32))
     assert large.images.shape == (200, 64, 64, 3) and small.images.shape == (200, 32, 32, 3)
     assert large.names == small.names == tuple(sorted(ids))
@@ -175,7 +205,7 @@ def test_published_archives_are_those_of_tensorflow_datasets():
 
     known = checksums.get_all_url_infos()
     for name in ("cifar10", "cifar100"):
-        archive = ARCHIVES[name]
+        archive = DATASETS[name].archive
         info = known[archive.url]
         assert (info.size, info.checksum) == (archive.size, archive.sha256)
 
@@ -183,4 +213,4 @@ def test_published_archives_are_those_of_tensorflow_datasets():
 def test_names_of_pools():
     with pytest.raises(ValueError, match=r"name='cifar'.*cifar100"):
         images.load("cifar", ".")
-    assert archives.ARCHIVES["tiny_imagenet"].file == "tiny-imagenet-200.zip"
+    assert DATASETS["tinyimagenet"].archive.file == "tiny-imagenet-200.zip"

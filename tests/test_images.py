@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from hdistill.data.augment import crop_and_flip, draw_batch, normalize
-from hdistill.data.pool import SPLITS, Examples, Pool, sample_task
+from hdistill.data.datasets import DATASETS
+from hdistill.data.images import load
+from hdistill.data.pool import Examples, Pool, sample_task
 from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad
 from hdistill.models.layers import BatchNorm, conv3x3, max_pool2x2
 from tests.problems import assert_close
@@ -22,7 +24,7 @@ def coded_images(classes=12, per_class=20):
 
 def test_splits_are_disjoint_and_whole():
     for name, sizes in {"cifar100": (50, 20, 30), "tinyimagenet": (100, 40, 60)}.items():
-        split = SPLITS[name]
+        split = DATASETS[name].split
         assert tuple(len(part) for part in split) == sizes
         assert sorted([c for part in split for c in part]) == list(range(sum(sizes)))
 
@@ -136,6 +138,27 @@ def test_a_file_that_is_no_pool_is_named(tmp_path, content):
     path.write_bytes(content) if content is not None else np.savez(path, images=np.zeros(3))
     with pytest.raises(ValueError, match=r"cifar100\.npz.*expected a pool, an \.npz with images"):
         Pool.load(path)
+
+
+def test_labels_are_checked_before_they_are_cast(tmp_path):
+    path, pixels = tmp_path / "pool.npz", np.zeros((2, 2, 2, 3), np.uint8)
+    for labels, words in (([0.0, 1.7], "labels: dtype float64"), ([0, 2**32 + 1], "4294967297")):
+        np.savez(path, images=pixels, labels=np.array(labels), names=np.array(["a", "b"]))
+        with pytest.raises(ValueError, match=words):
+            Pool.load(path)
+    np.save(path.with_suffix(".npy"), pixels)
+    path.with_suffix(".npy").rename(path)
+    with pytest.raises(ValueError, match=r"expected a pool, an \.npz"):
+        Pool.load(path)
+
+
+@pytest.mark.parametrize("classes, size", [(1, 32), (20, 32), (10, 16)])
+def test_a_pool_of_another_data_set_is_refused(classes, size, tmp_path):
+    labels = np.arange(classes, dtype=np.int32)
+    pixels = np.zeros((classes, size, size, 3), np.uint8)
+    Pool(pixels, labels, tuple(map(str, labels))).save(tmp_path / "cifar10-train.npz")
+    with pytest.raises(ValueError, match=rf"cifar10-train.npz: {classes} classes.*expected 10 of"):
+        load("cifar10-train", tmp_path)
 
 
 def test_conv_and_pool_equal_xla_s():

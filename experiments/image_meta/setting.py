@@ -14,7 +14,8 @@ from experiments.common.study import Setting, descent
 from experiments.image_meta.presets import ModelName, Preset, PresetName, protocol
 from hdistill.data import images
 from hdistill.data.augment import draw_batch, normalize, shrink
-from hdistill.data.pool import SPLITS, sample_task
+from hdistill.data.datasets import DATASETS
+from hdistill.data.pool import sample_task
 from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad
 
 MODELS = {"anil": Anil, "warpgrad": WarpGrad, "metaweightnet": MetaWeightNet}
@@ -165,13 +166,14 @@ def class_images(dataset: str, preset_name: str, preset: Preset, data_dir: pathl
 
     The smoke preset generates them.
     """
+    record = DATASETS[dataset]
+    parts = record.split._asdict() if record.split else {}
     if preset_name == "smoke":
-        return {
-            part: generated(preset.image_size, i) for i, part in enumerate(SPLITS[dataset]._fields)
-        }
-    size = 64 if dataset == "tinyimagenet" and preset.image_size > 32 else 32
-    pool = images.load(f"tinyimagenet{size}" if dataset == "tinyimagenet" else dataset, data_dir)
+        return {part: generated(preset.image_size, i) for i, part in enumerate(parts)}
+    large = [name for name, pool in record.pools.items() if pool.size >= preset.image_size]
+    name = min(large, key=lambda name: record.pools[name].size)
+    pool = images.load(name, data_dir)
     return {
         part: jnp.asarray(shrink(pool.by_class(classes), preset.image_size))
-        for part, classes in SPLITS[dataset]._asdict().items()
+        for part, classes in parts.items()
     }

@@ -13,10 +13,9 @@ import zipfile
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.image_classification import cifar
 
-from hdistill.data.archives import ARCHIVES, Archive, check_file, check_reachable
+from hdistill.data.archives import Archive, check_file, download
 
 
 def _png(pixels: np.ndarray) -> io.BytesIO:
@@ -30,21 +29,18 @@ def _png(pixels: np.ndarray) -> io.BytesIO:
 with tfds.core.registered.skip_registration():
 
     class _FromArchive(tfds.core.GeneratorBasedBuilder):
-        """The part all three share: the archive from data_dir/manual, or downloaded."""
+        """What all three share: the archive, in data_dir/manual or downloaded to there."""
 
-        @property
-        def archive(self) -> Archive:
-            """The archive that the data set is prepared from."""
-            return ARCHIVES[self.name]
+        archive: Archive
 
         @property
         def url_infos(self):
-            """What the download manager checks a download against, or takes a manual file for."""
+            """What tells the download manager that a file put by hand is the one."""
             archive = self.archive
             info = tfds.download.checksums.UrlInfo(archive.size, archive.sha256, archive.file)
             return {archive.url: info}
 
-        def prepare(self, root: pathlib.Path) -> None:
+        def prepare(self, root: pathlib.Path, archive: Archive) -> None:
             """Prepares the data set under root, unless it is prepared already.
 
             Raises:
@@ -53,26 +49,21 @@ with tfds.core.registered.skip_registration():
             """
             if self.data_path.exists():
                 return
-            archive, manual = self.archive, root / "manual"
-            if (manual / archive.file).exists():
-                check_file(manual / archive.file, archive)
+            self.archive, file = archive, root / "manual" / archive.file
+            if file.exists():
+                check_file(file, archive)
             else:
-                check_reachable(
-                    archive, f"no prepared files in {self.data_path}, no {manual / archive.file}"
-                )
-            manual.mkdir(parents=True, exist_ok=True)
-            config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
-            try:
-                self.download_and_prepare(
-                    download_dir=root / "downloads",
-                    download_config=config,
-                    file_format="array_record",
-                )
-            except NonMatchingChecksumError as error:
-                raise ValueError(
-                    f"{root / 'downloads'}: the download is not what was expected, {archive}: "
-                    f"{error}"
-                ) from error
+                try:
+                    download(archive, file)
+                except FileNotFoundError as error:
+                    found = f"no prepared files in {self.data_path}, no {file}"
+                    raise FileNotFoundError(f"{found}, and {error}") from error
+            config = tfds.download.DownloadConfig(manual_dir=file.parent, try_download_gcs=False)
+            self.download_and_prepare(
+                download_dir=root / "downloads",
+                download_config=config,
+                file_format="array_record",
+            )
 
     class _Cifar(_FromArchive):
         """Reads CIFAR's binary version: for each example its labels, then 3072 bytes of image."""
@@ -141,6 +132,3 @@ with tfds.core.registered.skip_registration():
                         key = pathlib.PurePosixPath(name).stem
                         image = io.BytesIO(archive.read(name))
                         yield key, {"id": key, "image": image, "label": key.split("_")[0]}
-
-
-BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100, "tiny_imagenet": TinyImagenet}

@@ -1,35 +1,12 @@
 """CIFAR-100, CIFAR-10 and TinyImageNet as pools: decoded once, loaded in a second."""
 
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 
 from hdistill.data.augment import shrink
+from hdistill.data.datasets import DATASETS, Dataset, PoolOf
 from hdistill.data.pool import Pool
-
-
-class _Source(NamedTuple):
-    """Where a pool comes from.
-
-    Attributes:
-      builder: the data set of TensorFlow Datasets.
-      split: its split.
-      size: height and width of the pool's images.
-    """
-
-    builder: str
-    split: str
-    size: int
-
-
-SOURCES = {
-    "cifar100": _Source("cifar100", "train", 32),
-    "cifar10-train": _Source("cifar10", "train", 32),
-    "cifar10-test": _Source("cifar10", "test", 32),
-    "tinyimagenet64": _Source("tiny_imagenet", "train", 64),
-    "tinyimagenet32": _Source("tiny_imagenet", "train", 32),
-}
 
 
 def load(name: str, data_dir) -> Pool:
@@ -54,32 +31,38 @@ def load(name: str, data_dir) -> Pool:
     Raises:
       ValueError: another name; an archive that is not the published one, with the size and the
         checksum that were expected.
-      FileNotFoundError: none of the four; says what was looked for, sizes and checksums.
+      FileNotFoundError: none of the four, or a download that breaks off; says what was looked for,
+        sizes and checksums.
     """
-    if name not in SOURCES:
-        raise ValueError(f"name={name!r}: expected one of {sorted(SOURCES)}")
-    root = pathlib.Path(data_dir).expanduser().resolve()
-    ready = root / f"{name}.npz"
-    if ready.exists():
-        return Pool.load(ready)
-    source = SOURCES[name]
-    pool = _decode(source, root)
-    pool.save(ready)
+    sources = {pool: dataset for dataset in DATASETS.values() for pool in dataset.pools}
+    if name not in sources:
+        raise ValueError(f"name={name!r}: expected one of {sorted(sources)}")
+    dataset, root = sources[name], pathlib.Path(data_dir).expanduser().resolve()
+    ready, kind = root / f"{name}.npz", dataset.pools[name]
+    if not ready.exists():
+        _decode(dataset, kind, root).save(ready)
+    pool = Pool.load(ready)
+    expected = dataset.classes, (kind.size, kind.size)
+    if (len(pool.names), pool.images.shape[1:3]) != expected:
+        raise ValueError(
+            f"{ready}: {len(pool.names)} classes of images {pool.images.shape[1:3]}; expected "
+            f"{expected[0]} of {expected[1]}"
+        )
     return pool
 
 
-def _decode(source: _Source, root: pathlib.Path) -> Pool:
-    # Here, since a ready pool needs neither.
+def _decode(dataset: Dataset, kind: PoolOf, root: pathlib.Path) -> Pool:
+    # Here, because a ready pool needs neither.
     from tqdm import tqdm
 
-    from hdistill.data.builders import BUILDERS
+    from hdistill.data import builders
 
-    builder = BUILDERS[source.builder](data_dir=root)
-    builder.prepare(root)
-    examples = tqdm(builder.as_data_source(source.split), desc=f"decoding {source.builder}")
+    builder = getattr(builders, dataset.builder)(data_dir=root)
+    builder.prepare(root, dataset.archive)
+    examples = tqdm(builder.as_data_source(kind.split), desc=f"decoding {dataset.builder}")
     rows = sorted(examples, key=lambda row: (row["label"], row["id"]))
     return Pool(
-        shrink(np.stack([row["image"] for row in rows]), source.size),
+        shrink(np.stack([row["image"] for row in rows]), kind.size),
         np.array([row["label"] for row in rows], np.int32),
         tuple(builder.info.features["label"].names),
     )

@@ -1,8 +1,7 @@
-"""Image pools: a data set decoded once into one .npz, its class splits, and tasks drawn from it."""
+"""Image pools: a data set decoded once into one .npz, and tasks drawn from it."""
 
 import dataclasses
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import jax
@@ -10,22 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from hdistill.checks import check_count
-
-
-class ClassSplit(NamedTuple):
-    """Half-open ranges of class indices for meta-training, -validation and -testing."""
-
-    train: range
-    validation: range
-    test: range
-
-
-# CIFAR-100 by class index, TinyImageNet by sorted WordNet id (Section 5 of Lee et al. 2022:
-# 50/20/30 classes and 100/40/60).
-SPLITS = {
-    "cifar100": ClassSplit(range(50), range(50, 70), range(70, 100)),
-    "tinyimagenet": ClassSplit(range(100), range(100, 140), range(140, 200)),
-}
 
 
 class Examples(NamedTuple):
@@ -84,8 +67,11 @@ class Pool:
             with np.load(path) as file:
                 arrays = file["images"], file["labels"], file["names"]
             images, labels, names = arrays
-            return cls(images, labels.astype(np.int32), tuple(names.tolist()))
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            pool = cls(images, labels, tuple(names.tolist()))  # checked before labels are cast
+            return dataclasses.replace(pool, labels=labels.astype(np.int32))
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # NumPy and zipfile have many words for a file that is no pool
             raise ValueError(
                 f"{path}: {error}; expected a pool, an .npz with images uint8 [N, H, W, 3], "
                 "labels [N] and names"
