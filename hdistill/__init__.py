@@ -11,6 +11,7 @@ that give one after every inner step, `hd.learner` for meta-learning with either
 
 from hdistill import offline, online
 from hdistill.cache import clear_cache
+from hdistill.evaluate import evaluate
 from hdistill.fidelity import Fidelity, compare
 from hdistill.hypergradient.base import Estimator, Hypergradient, OfflineInfo, Transition
 from hdistill.hypergradient.fit import FitStatus
@@ -43,6 +44,7 @@ __all__ = [
     "ZeroHypergradientWarning",
     "clear_cache",
     "compare",
+    "evaluate",
     "fit_size",
     "fomaml",
     "from_losses",

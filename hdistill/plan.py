@@ -121,7 +121,7 @@ def make_plan(
         last,
         _schedule(fit_period),
         nonfinite,
-        _numbered(sample_inner),
+        numbered(sample_inner),
         _sampler("sample_outer", sample_outer, 2),
     )
 
@@ -196,7 +196,7 @@ def _half(task, i: int, name: str):
     return task[i]
 
 
-def _numbered(sample_inner):
+def numbered(sample_inner):
     """`sample_inner` as a function of (key, task, t), whether or not it asks for t."""
     if callable(sample_inner) and _needs(sample_inner) == 3:
         return _sampler("sample_inner", sample_inner, 3)

@@ -1,6 +1,7 @@
 """The image study: tasks of ten classes of a data set, one of three models, Reptile or FOMAML."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -86,25 +87,27 @@ def make_setting(
         batches = jax.lax.map(lambda key: batch(key, task.inner), keys)
         return batches, batch(outer_key, task.outer)
 
-    @jax.jit
-    def accuracies(hparams, weights, keys, images):
-        def one(key):
-            task_key, batch_key = jax.random.split(key)
-            task = one_task(task_key, images)
-            adapted = hd.unroll(
-                problem,
-                hparams,
-                weights,
-                lambda t: batch(jax.random.fold_in(batch_key, t), task.inner),
-                horizon=preset.horizon,
-            )
-            return accuracy(model, adapted.params, hparams, task.outer, preset.batch)
+    def measure(weights, hparams, task):
+        return accuracy(model, weights.params, hparams, task.outer, preset.batch)
 
-        return jax.lax.map(one, keys, batch_size=preset.meta_batch)
+    @functools.partial(jax.jit, static_argnums=4)
+    def accuracies(hparams, weights, key, images, count):
+        return hd.evaluate(
+            problem,
+            hparams,
+            weights,
+            lambda key: one_task(key, images),
+            horizon=preset.horizon,
+            metric=measure,
+            sample_inner=lambda key, task: batch(key, task.inner),
+            key=key,
+            batch_size=preset.meta_batch,
+            count=count,
+        )
 
     def evaluate(hparams, weights, key, part):
         count = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
-        return accuracies(hparams, weights, jax.random.split(key, count), pools[part])
+        return accuracies(hparams, weights, key, pools[part], count)
 
     def leave(before, state, key):
         if model_name != "metaweightnet":

@@ -45,16 +45,10 @@ def make_setting(preset_name: str) -> Setting:
     def adapt(hparams, weights, points):
         return hd.unroll(problem, hparams, weights, lambda t: points, horizon=preset.horizon)
 
-    @jax.jit
-    def errors(hparams, weights, tasks):
-        def one(task):
-            return problem.outer_loss(adapt(hparams, weights, task[0]), hparams, task[1])
-
-        return jax.vmap(one)(tasks)
-
     def evaluate(hparams, weights, key, part):
-        tasks = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
-        return errors(hparams, weights, sample(key, tasks, preset.shots))
+        count = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
+        tasks = sample(key, count, preset.shots)
+        return hd.evaluate(problem, hparams, weights, tasks, horizon=preset.horizon)
 
     def draw(key):
         inner, outer = jax.tree.map(lambda x: x[0], sample_tasks(key, 1, preset.shots))

@@ -1,0 +1,230 @@
+"""What a run survives: kills at random moments, every file damaged, a full disk, two at once.
+
+    python -m experiments.bench.faults [--kills 60] [--damages 100] [--seed 0]
+
+A small run (60 steps of HyperDistill on two sinusoids, a checkpoint every 5) is made whole once.
+Then, again and again, one is hurt, and resumed. After each: *same*, the end is that of the whole
+run, to the bit, its products and its metrics too; *named*, it is refused, in a message that names
+the file, and the message's own advice then leads to the same end; *lost*, neither; *silent*, it
+ends differently and nothing is said.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import io
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+import optax
+import tyro
+from tqdm import tqdm
+
+import hdistill as hd
+from experiments.common.tables import markdown
+from hdistill import training
+from hdistill.data.sinusoid import sample_tasks
+from hdistill.models.anil import AnilRegression
+
+STEPS, CONFIG = 60, {"seed": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The command line.
+
+    Attributes:
+      kills: runs killed at a random moment.
+      damages: runs of which a random file is deleted, cut or gets a flipped bit.
+      seed: of what is random.
+    """
+
+    kills: int = 60
+    damages: int = 100
+    seed: int = 0
+
+
+def target(folder: pathlib.Path, **how) -> np.ndarray:
+    """The run: (λ, φ and the moments in one array) at its end."""
+    model, optimizer = AnilRegression((8,)), optax.sgd(0.01, momentum=0.9)
+
+    def loss(params, hparams, points):
+        return ((model.apply(params, hparams, points.x) - points.y) ** 2).mean()
+
+    problem = hd.from_losses(loss, loss, optimizer)
+    learner = hd.learner(
+        problem,
+        hd.online.hyperdistill(problem),
+        hyper_optimizer=optax.adam(1e-3),
+        initialization=hd.reptile(),
+        horizon=5,
+        fit_period=7,
+    )
+    sample = jax.jit(lambda key: sample_tasks(key, 2))
+    hparams, params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1)))
+    weights = hd.InnerState(params, optimizer.init(params))
+    with training.RunFolder(folder, CONFIG, **how) as opened:
+        state = learner.init(jax.random.key(1), hparams, weights)
+        state = training.run(
+            learner.step,
+            state,
+            lambda m: sample(jax.random.fold_in(jax.random.key(2), m)),
+            total=STEPS,
+            folder=opened,
+            save_every=5,
+        )
+        end = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state._replace(key=None))])
+        opened.write("end.json", str(end.tolist()))
+        opened.finish({"products": sum(row["products"] for row in opened.rows)})
+    return end
+
+
+class Faults:
+    """The whole run, and what becomes of others beside it."""
+
+    def __init__(self, root: pathlib.Path, rng: random.Random):
+        self.root, self.rng = root, rng
+        self.whole = self.end(root / "whole")
+
+    def end(self, folder: pathlib.Path, **how) -> tuple:
+        """(last state, products, metrics) of the run in a folder, resumed."""
+        with contextlib.redirect_stderr(io.StringIO()):
+            if not (folder / "summary.json").exists():
+                target(folder, resume=True, **how)
+            run = training.read_run(folder)
+        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.rows]
+        return (folder / "end.json").read_text(), run.summary["products"], rows
+
+    def outcome(self, folder: pathlib.Path) -> str:
+        """What becomes of a hurt run: "same", "named", "lost" or "silent"."""
+        try:
+            return "same" if self.end(folder) == self.whole else "silent"
+        except ValueError as error:
+            named = str(error)
+        if str(folder) not in named:
+            return "lost"
+        for name in ("config.json", "made.json", "summary.json", "end.json", "metrics.jsonl"):
+            if name in named:  # a damaged record is deleted; the checkpoint has what it said
+                for file in (name, "summary.json"):
+                    (folder / file).unlink(missing_ok=True)
+        try:
+            return "named" if self.end(folder, fallback=True) == self.whole else "silent"
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return "lost"
+
+    def kill(self, number: int, how: int) -> str:
+        """A process killed at a random moment of its run."""
+        folder = self.root / f"kill-{number}"
+        process = start(folder)
+        log, lines = folder / "metrics.jsonl", self.rng.randint(0, STEPS - 5)
+        while process.poll() is None and count_lines(log) < lines:
+            time.sleep(0.001)
+        time.sleep(self.rng.random() * 0.03)  # at times within a checkpoint
+        process.send_signal(how)
+        process.wait()
+        return self.outcome(folder)
+
+    def damage(self, number: int, ended: bool) -> tuple[str, str]:
+        """(what was done, what became of it) of one file of a run that ended, or nearly."""
+        folder = self.root / f"damage-{number}"
+        shutil.copytree(self.root / "whole", folder)
+        if not ended:
+            (folder / "summary.json").unlink()
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        path, kind = self.rng.choice(files), self.rng.choice(("deleted", "cut", "flipped"))
+        content = bytearray(path.read_bytes())
+        if kind == "deleted" or not content:
+            path.unlink()
+        elif kind == "cut":
+            path.write_bytes(content[: len(content) // 2])
+        else:
+            content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
+            path.write_bytes(content)
+        return f"{path.relative_to(folder)} {kind}", self.outcome(folder)
+
+    def full_disk(self) -> str:
+        """No file may grow beyond 2 kB from here on, as on a full disk."""
+        folder = self.root / "full"
+        limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.SIG_IGN
+        before = signal.signal(signal.SIGXFSZ, handler)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+        try:
+            target(folder, resume=True)
+            return "lost"  # it should not have been able to end
+        except Exception:
+            pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, before)
+        return self.outcome(folder)
+
+    def two_at_once(self) -> str:
+        """A second process in the folder of a first."""
+        folder = self.root / "two"
+        with training.RunFolder(folder, CONFIG):
+            second = start(folder, stderr=subprocess.PIPE)
+            refused = second.communicate()[1].decode()
+        told = f"process {os.getpid()} runs there" in refused
+        return self.outcome(folder) if told else "silent"
+
+
+def start(folder: pathlib.Path, stderr=subprocess.DEVNULL) -> subprocess.Popen:
+    """The target in a process of its own, resuming."""
+    command = [sys.executable, "-m", "experiments.bench.faults", "--target", str(folder)]
+    return subprocess.Popen(command, stderr=stderr)
+
+
+def count_lines(path: pathlib.Path) -> int:
+    """Lines of a file, 0 where there is none."""
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def main(config: Config) -> None:
+    """Prints what became of the runs."""
+    rng = random.Random(config.seed)
+    table: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    with tempfile.TemporaryDirectory() as root:
+        for name, value in {
+            "jax_compilation_cache_dir": f"{root}/cache",
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+        }.items():
+            jax.config.update(name, value)
+            os.environ[name.upper()] = str(value)  # for the processes that are killed
+        faults = Faults(pathlib.Path(root).resolve(), rng)
+        for i in tqdm(range(config.kills), desc="kills"):
+            name, how = rng.choice([("SIGKILL", signal.SIGKILL), ("SIGTERM", signal.SIGTERM)])
+            table[name][faults.kill(i, how)] += 1
+        for i in tqdm(range(config.damages), desc="damages"):
+            done, outcome = faults.damage(i, ended=rng.random() < 0.5)
+            if outcome in ("lost", "silent"):
+                print(f"{outcome}: {done}", file=sys.stderr)
+            table[done.rsplit(" ", 1)[1]][outcome] += 1
+        table["full disk"][faults.full_disk()] += 1
+        table["two at once"][faults.two_at_once()] += 1
+    outcomes = ("same", "named", "lost", "silent")
+    print(
+        markdown(
+            [
+                {"fault": name} | {o: str(found[o]) for o in outcomes}
+                for name, found in table.items()
+            ]
+        )
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--target"]:
+        target(pathlib.Path(sys.argv[2]), resume=True)
+    else:
+        main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,110 @@
+"""Meta-test: adapt to each of many tasks with λ and φ at rest, and measure."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from hdistill.cache import compiled
+from hdistill.checks import (
+    check_arrays,
+    check_calls,
+    check_count,
+    check_key,
+    check_weights,
+    leading_axis,
+)
+from hdistill.plan import first_half, numbered, second_half
+from hdistill.problem import run
+from hdistill.problem_checks import check_functions, check_update
+from hdistill.tree import shapes
+
+
+def evaluate(
+    problem,
+    hparams,
+    weights,
+    tasks,
+    *,
+    horizon: int,
+    metric: Callable | None = None,
+    sample_inner: Callable = first_half,
+    key=None,
+    batch_size: int | None = None,
+    count: int | None = None,
+) -> jax.Array:
+    """Measures each of many tasks after an inner optimisation from φ, with λ and φ at rest.
+
+    For each task w_0 = φ, w_t = Φ(w_{t-1}, λ; D_t) for t = 1..T, and the metric of w_T. No
+    hypergradient is taken and nothing is learnt. A call outside `jax.jit` is compiled once; see
+    `hd.clear_cache`.
+
+    Example:
+
+        errors = hd.evaluate(problem, state.hparams, state.weights, tasks, horizon=30)
+        print(f"{errors.mean():.3f} ± {errors.std():.3f}")
+
+    Args:
+      problem: Φ and L_val.
+      hparams: λ, a pytree.
+      weights: φ, from which each task starts.
+      tasks: a pytree with a leading axis of tasks; or a function key -> task, with `count`, so that
+        tasks too large to be held at once are drawn one after the other.
+      horizon: T.
+      metric: `(weights, hparams, task) -> array`, of w_T; None for L_val on `task[1]`.
+      sample_inner: `(key, task) -> batch`, or `(key, task, t) -> batch`, as in `hd.learner`; by
+        default the first half of a pair.
+      key: typed PRNG key for the draws; None for `jax.random.key(0)`.
+      batch_size: how many tasks to run side by side; None for all.
+      count: how many tasks, where `tasks` is a function.
+
+    Returns:
+      The metric of each task, [tasks, ...].
+
+    Raises:
+      ValueError: arguments that do not fit together; each is named.
+    """
+    check_functions(problem)
+    horizon = check_count("horizon", horizon)
+    check_arrays("hparams", hparams)
+    check_weights(weights)
+    draw, stacked = (tasks, None) if callable(tasks) else (None, tasks)
+    if draw is None:
+        if count is not None:
+            raise ValueError(f"count={count}: expected None beside stacked tasks")
+        count = leading_axis(tasks, "tasks")
+    count = check_count("count", count)
+    batch_size = min(check_count("batch_size", count if batch_size is None else batch_size), count)
+    if metric is not None:
+        check_calls("metric", metric, "(weights, hparams, task)")
+    key = jax.random.key(0) if key is None else key
+    check_key(key)
+    numbered(sample_inner)  # which checks it; the function itself tells one program from another
+    static = (problem, draw, horizon, metric, sample_inner, batch_size, count)
+    return compiled(_evaluate, *static)(hparams, weights, stacked, key)
+
+
+def _evaluate(problem, draw, horizon, metric, sample_inner, batch_size, count):
+    sample = numbered(sample_inner)
+
+    def call(hparams, weights, stacked, key):
+        def one(given):
+            task_key, inner_key = jax.random.split(given[0])
+            task = given[1] if draw is None else draw(task_key)
+
+            def batch_at(t):
+                return sample(jax.random.fold_in(inner_key, t), task, t)
+
+            batch = jax.eval_shape(batch_at, jnp.int32(0))
+            check_update(problem, shapes(hparams), shapes(weights), batch)
+            final, _ = run(problem, hparams, weights, batch_at, horizon)
+            if metric is not None:
+                return metric(final, hparams, task)
+            return problem.outer_loss(final, hparams, second_half(None, task))
+
+        given = jax.random.split(key, count), stacked
+        if batch_size == count:
+            return jax.vmap(one)(given)
+        return jax.lax.map(one, given, batch_size=batch_size)
+
+    return call
