@@ -11,18 +11,18 @@ that give one after every inner step, `hd.learner` for meta-learning with either
 
 from hdistill import offline, online
 from hdistill.cache import clear_cache
-from hdistill.evaluate import evaluate
 from hdistill.fidelity import Fidelity, compare
 from hdistill.hypergradient.base import Estimator, Hypergradient, OfflineInfo, Transition
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.hypergradient.size import SizeSamples, fit_size
-from hdistill.initialization import Initialization, fomaml, reptile
-from hdistill.inner_loop import LearnerInfo
-from hdistill.learner import Learner, LearnerState, learner
-from hdistill.parallel import pmap_step
+from hdistill.learners.evaluate import evaluate
+from hdistill.learners.initialization import Initialization, fomaml, reptile
+from hdistill.learners.inner_loop import LearnerInfo
+from hdistill.learners.learner import Learner, LearnerState, learner
+from hdistill.learners.parallel import pmap_step
+from hdistill.learners.stream import FitInfo, Stream, StreamState, stream
 from hdistill.problem import InnerState, Problem, from_losses, unroll
 from hdistill.problem_checks import ZeroHypergradientWarning
-from hdistill.stream import FitInfo, Stream, StreamState, stream
 
 __all__ = [
     "Estimator",

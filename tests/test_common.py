@@ -99,6 +99,6 @@ def test_hparams_and_weights_may_differ_in_precision():
     )
     state = learner.init(jax.random.key(0), jnp.ones(3, jnp.float32), case.weights.params)
     tasks = case.batches[:1], case.outer_batch[None]
-    moved, info = jax.eval_shape(learner.transition, state, tasks)
+    moved, info = jax.eval_shape(learner.pure_step, state, tasks)
     assert moved.hparams.dtype == info.first_order_norm.dtype == jnp.float32
     assert moved.weights.dtype == info.outer_loss.dtype == jnp.float64

@@ -9,8 +9,10 @@ from hdistill.data.augment import crop_and_flip, draw_batch, normalize
 from hdistill.data.datasets import DATASETS
 from hdistill.data.images import load
 from hdistill.data.pool import Examples, Pool, sample_task
-from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad
+from hdistill.models.anil import Anil
 from hdistill.models.layers import BatchNorm, conv3x3, max_pool2x2
+from hdistill.models.metaweightnet import MetaWeightNet
+from hdistill.models.warpgrad import WarpGrad
 from tests.problems import assert_close
 
 

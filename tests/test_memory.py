@@ -53,7 +53,7 @@ def online(estimator, horizon):
         sample_outer=lambda key, task: jax.random.normal(key, (4, SIZE)),
     )
     state = built.init(jax.random.key(0), hparams, weights)
-    return temporaries(built.transition, state, jnp.zeros((2, 1)))
+    return temporaries(built.pure_step, state, jnp.zeros((2, 1)))
 
 
 def fit(problem, *arguments, **options):

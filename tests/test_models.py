@@ -7,7 +7,9 @@ import optax
 import pytest
 
 import hdistill as hd
-from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad, _weighted
+from hdistill.models.anil import Anil
+from hdistill.models.metaweightnet import MetaWeightNet, _weighted
+from hdistill.models.warpgrad import WarpGrad
 from tests.problems import Case, assert_close, grad_of_unroll
 
 

@@ -17,7 +17,9 @@ import hdistill as hd
 from hdistill.data.augment import draw_batch
 from hdistill.data.pool import Examples, sample_task
 from hdistill.data.sinusoid import sample_tasks
-from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad
+from hdistill.models.anil import Anil
+from hdistill.models.metaweightnet import MetaWeightNet
+from hdistill.models.warpgrad import WarpGrad
 from tests.problems import quadratic
 
 CASE = quadratic("sgd", horizon=4)
@@ -222,7 +224,7 @@ for value in (None, 1, jnp.ones(2, bool)):
     row(f"fit_period returns {value}", lambda b=built: step(b), "fit_period(m) returned", "bool[]")
 row(
     "an axis that is not mapped",
-    lambda: learner().transition(start(learner()), TASKS, "d"),
+    lambda: learner().pure_step(start(learner()), TASKS, "d"),
     "axis_name='d'",
     "jax.pmap",
 )

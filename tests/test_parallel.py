@@ -41,14 +41,14 @@ SPREAD = PartitionSpec("tasks")
 
 def over_a_mesh(built, check_vma):
     """The pure step in `jax.shard_map`, the state on every device."""
-    step = functools.partial(built.transition, axis_name="tasks")
+    step = functools.partial(built.pure_step, axis_name="tasks")
     specs = {"in_specs": (PartitionSpec(), SPREAD), "out_specs": PartitionSpec()}
     return jax.jit(jax.shard_map(step, mesh=MESHES["Auto"], check_vma=check_vma, **specs))
 
 
 def by_vmap(built):
     """The pure step with a mapped axis that is no device's."""
-    step = functools.partial(built.transition, axis_name="tasks")
+    step = functools.partial(built.pure_step, axis_name="tasks")
     mapped = jax.jit(jax.vmap(step, axis_name="tasks", in_axes=(None, 0), out_axes=None))
     return lambda state, tasks: mapped(
         state, jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), tasks)

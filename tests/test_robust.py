@@ -311,7 +311,7 @@ def stress(horizon, batch, method, count=50, outer_steps=5):
         )
         tasks = jax.tree.map(lambda x: x[None], task)
         state, _ = jax.lax.scan(
-            lambda s, _: (built.transition(s, tasks)[0], None), state, None, outer_steps
+            lambda s, _: (built.pure_step(s, tasks)[0], None), state, None, outer_steps
         )
         return optax.tree.norm((state.hparams, state.weights.params))
 

@@ -15,7 +15,7 @@ from experiments.sinusoid.__main__ import Config, main
 from experiments.sinusoid.presets import PRESETS
 from experiments.sinusoid.setting import make_setting
 from hdistill.data.sinusoid import sample_curves, sample_tasks
-from hdistill.models.anil import AnilRegression
+from hdistill.models.anil_regression import AnilRegression
 from hdistill.training import RunFolder, read_run
 
 

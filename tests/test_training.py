@@ -24,7 +24,7 @@ import jax, numpy as np, optax
 import hdistill as hd
 from hdistill import training
 from hdistill.data.sinusoid import sample_tasks
-from hdistill.models.anil import AnilRegression
+from hdistill.models.anil_regression import AnilRegression
 
 model, optimizer = AnilRegression((8,)), optax.sgd(0.01, momentum=0.9)
 loss = lambda w, h, points: ((model.apply(w, h, points.x) - points.y) ** 2).mean()

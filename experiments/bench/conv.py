@@ -19,7 +19,7 @@ import tyro
 
 import hdistill as hd
 from hdistill.models import layers
-from hdistill.models.classifiers import WarpGrad
+from hdistill.models.warpgrad import WarpGrad
 
 
 @dataclasses.dataclass(frozen=True)

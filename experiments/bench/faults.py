@@ -34,7 +34,7 @@ import hdistill as hd
 from experiments.common.tables import markdown
 from hdistill import training
 from hdistill.data.sinusoid import sample_tasks
-from hdistill.models.anil import AnilRegression
+from hdistill.models.anil_regression import AnilRegression
 
 STEPS, CONFIG = 60, {"seed": 3}
 

@@ -17,7 +17,9 @@ from hdistill.data import images
 from hdistill.data.augment import draw_batch, normalize, shrink
 from hdistill.data.datasets import DATASETS
 from hdistill.data.pool import sample_task
-from hdistill.models.classifiers import Anil, MetaWeightNet, WarpGrad
+from hdistill.models.anil import Anil
+from hdistill.models.metaweightnet import MetaWeightNet
+from hdistill.models.warpgrad import WarpGrad
 
 MODELS = {"anil": Anil, "warpgrad": WarpGrad, "metaweightnet": MetaWeightNet}
 

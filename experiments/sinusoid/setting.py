@@ -11,7 +11,7 @@ from experiments.common.methods import Method
 from experiments.common.study import Setting, descent
 from experiments.sinusoid.presets import PRESETS
 from hdistill.data.sinusoid import RANGE, sample_curves, sample_tasks
-from hdistill.models.anil import AnilRegression
+from hdistill.models.anil_regression import AnilRegression
 
 MODEL = AnilRegression()
 

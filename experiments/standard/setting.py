@@ -18,7 +18,7 @@ from experiments.standard.presets import PRESETS, Preset
 from hdistill.data import images
 from hdistill.data.augment import draw_batch, normalize, shrink
 from hdistill.data.pool import Examples, replace_labels
-from hdistill.models.classifiers import MetaWeightNet
+from hdistill.models.metaweightnet import MetaWeightNet
 
 
 class Setting(NamedTuple):

@@ -25,10 +25,8 @@ from hdistill.problem import (
     batch_stream,
     check_last_batch,
     count_steps,
-    run,
 )
 from hdistill.problem_checks import check_functions, check_problem, warn_if_zero
-from hdistill.products import outer_pullback
 from hdistill.tree import is_finite
 
 ALL = sys.maxsize  # inner steps
@@ -119,27 +117,6 @@ def no_products():
     return jnp.zeros((), jnp.int32)
 
 
-class LastStepState(NamedTuple):
-    """State of an estimator that remembers nothing of earlier steps."""
-
-    signature: tuple[Signature, Signature]  # of (weights, hparams)
-    products: jax.Array  # int32 []
-
-
-class LastStep(NamedTuple):
-    """A method that sees the last inner step alone.
-
-    Attributes:
-      name: for messages.
-      depth: how many inner steps it differentiates through (0 or 1; see `warn_if_zero`).
-      second_order: `(problem, previous, hparams, batch, alpha) -> (g^SO, Jacobian products)`.
-    """
-
-    name: str
-    depth: int
-    second_order: Callable[..., tuple[PyTree, Any]]
-
-
 def make_estimator(problem: Problem, depth: int, name: str, init, observe, estimate, fit=None):
     """An `Estimator` from unchecked functions; what it adds is the checks, made while tracing.
 
@@ -214,11 +191,6 @@ def run_offline(method, name, depth, arguments: Arguments, return_info, *options
     return (result, info) if return_info else result
 
 
-def offline_last_step(method: LastStep, arguments: Arguments, return_info):
-    """Runs the inner optimisation and applies a last-step method at its end."""
-    return run_offline(_at_last_step, method.name, method.depth, arguments, return_info, method)
-
-
 def open_offline(function, name, depth, arguments: Arguments, *options):
     """(a program, the arrays to call it with), after the checks that need no tracing.
 
@@ -258,31 +230,4 @@ def _hypergradient(problem, hparams, weights, batch_at, horizon, outer_batch, me
     return result, info._replace(
         products=spend(no_products(), info.products),
         finite=is_finite((result, info.outer_loss)),
-    )
-
-
-def _at_last_step(problem, hparams, weights, batch_at, horizon, outer_batch, method: LastStep):
-    previous, _ = run(problem, hparams, weights, batch_at, horizon - 1)
-    batch = batch_at(jnp.asarray(horizon - 1, jnp.int32))
-    final = problem.update(previous, hparams, batch)
-    loss, alpha, first_order = outer_pullback(problem, final, hparams, outer_batch)
-    second_order, products = method.second_order(problem, previous, hparams, batch, alpha)
-    return Hypergradient(first_order, second_order), OfflineInfo(final, loss, products)
-
-
-def online_last_step(method: LastStep, problem: Problem) -> Estimator:
-    """The same method after every inner step."""
-
-    def init(signature, weights, hparams, batch):
-        return LastStepState(signature, no_products())
-
-    def estimate(state, transition):
-        previous, current, hparams, batch, outer_batch = transition
-        _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
-        second_order, products = method.second_order(problem, previous, hparams, batch, alpha)
-        state = state._replace(products=spend(state.products, products))
-        return Hypergradient(first_order, second_order), state
-
-    return make_estimator(
-        problem, method.depth, method.name, init, lambda state, *_: state, estimate
     )

@@ -27,6 +27,20 @@ def mix_weights(gamma: float, decay_sum, old, new):
     return mix(share, old, new, latest=new), share, total
 
 
+def mix_weights_back(gamma: float, decay_sum, old, new):
+    """One step of Eq. 17, along DrMAD's line from its end.
+
+        S_s = 1 + γ S_{s-1},  p_s = S_{s-1} / S_s
+        w*_s = p_s w*_{s-1} + (1 - p_s) ŵ_{T-s}
+
+    Returns:
+      (w*_s, p_s, S_s), with w*'s integer leaves those of w*_{s-1}.
+    """
+    total = 1 + gamma * decay_sum
+    share = decay_sum / total
+    return mix(share, old, new, latest=old), share, total
+
+
 def check_batch(batch):
     """D*_0: any batch of the right shapes, since p_1 = 0 and none of it is ever taken.
 

@@ -6,11 +6,9 @@ from hdistill.hypergradient.base import (
     Arguments,
     Estimator,
     Hypergradient,
-    LastStep,
     OfflineInfo,
-    offline_last_step,
-    online_last_step,
 )
+from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
 
 _METHOD = LastStep(
     name="first_order",

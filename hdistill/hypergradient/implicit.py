@@ -12,11 +12,9 @@ from hdistill.hypergradient.base import (
     Arguments,
     Estimator,
     Hypergradient,
-    LastStep,
     OfflineInfo,
-    offline_last_step,
-    online_last_step,
 )
+from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
 from hdistill.products import hparams_pullback
 from hdistill.tree import split, vary_like
 

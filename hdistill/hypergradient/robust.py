@@ -15,9 +15,9 @@ from hdistill.hypergradient.base import (
     no_products,
     spend,
 )
-from hdistill.hypergradient.distill import mix_weights
+from hdistill.hypergradient.distill import mix_weights, mix_weights_back
 from hdistill.hypergradient.fit import Fit
-from hdistill.hypergradient.size import measure_sizes, size_products
+from hdistill.hypergradient.size import Term, measure_sizes, size_products
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import is_finite, scale, select
 
@@ -134,12 +134,27 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         return bounded._replace(second_order=told), state
 
     def measure(*arguments):
-        x, y, norm = measure_sizes(problem, gamma, *arguments, memory=MEMORY)
+        x, y, norm = measure_sizes(problem, averaged_term(gamma), *arguments)
         return jnp.vdot(x, y), jnp.mean(x**2), jnp.mean(norm**2)
 
     initial = RobustSize(1.0, float("inf"))
     fit = Fit(initial, measure, _match_norms, size_products, lambda fitted: fitted.theta)
     return make_estimator(problem, 1, "robust_hyperdistill", init, observe, estimate, fit)
+
+
+def averaged_term(gamma: float) -> Term:
+    """m_s along DrMAD's pass back: the ρ-decayed mean of S_i v_i, at D_i."""
+
+    def start(hparams, point, batch):
+        return point, jnp.zeros(()), empty(hparams)
+
+    def step(carry, key, point, batch, pull):
+        weights, before, average = carry
+        weights, _, decay_sum = mix_weights_back(gamma, before, weights, point)
+        average = extend(average, scale(decay_sum, pull(weights, batch)), MEMORY)
+        return average.mean, (weights, decay_sum, average)
+
+    return Term(start, step)
 
 
 def _remember(state: RobustState, product) -> RobustState:

@@ -1,5 +1,6 @@
 """Algorithm 4: the size θ of HyperDistill's second-order term, fitted on a DrMAD pass."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -7,14 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from hdistill.checks import check_gamma, check_key
-from hdistill.hypergradient.average import empty, extend
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.base import Arguments, open_offline
-from hdistill.hypergradient.distill import check_batch, mix_batches
+from hdistill.hypergradient.distill import check_batch, mix_batches, mix_weights_back
 from hdistill.hypergradient.drmad import straight_line
 from hdistill.hypergradient.fit import Fit
 from hdistill.products import hparams_pullback, outer_pullback
-from hdistill.tree import mix, scale, unit
+from hdistill.tree import scale, unit
 
 
 class SizeSamples(NamedTuple):
@@ -72,15 +72,43 @@ def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9,
 
 def _fit_size(problem, hparams, weights, batch_at, horizon, outer_batch, key, gamma):
     task = (hparams, weights, batch_at, horizon, outer_batch, key)
-    x, y, _ = measure_sizes(problem, gamma, *task)
+    x, y, _ = measure_sizes(problem, literal_term(gamma), *task)
     return least_squares((jnp.vdot(x, y), jnp.vdot(x, x))), SizeSamples(x, y)
+
+
+class Term(NamedTuple):
+    """A second-order term of a method, built up along DrMAD's pass back.
+
+    Attributes:
+      start: `(hparams, point, batch) -> carry`, with ŵ_{T-1} and D_T.
+      step: `(carry, key, point, batch, pull) -> (vector, carry)`, with ŵ_{T-s} and its batch after
+        s steps; `pull(weights, batch)` is α_T ∂Φ/∂λ there, one product.
+    """
+
+    start: Callable
+    step: Callable
+
+
+def literal_term(gamma: float) -> Term:
+    """S_s v_s of Algorithm 4."""
+
+    def start(hparams, point, batch):
+        return point, check_batch(batch), jnp.zeros(())
+
+    def step(carry, key, point, batch, pull):
+        weights, mixed, before = carry
+        weights, share, decay_sum = mix_weights_back(gamma, before, weights, point)
+        mixed = mix_batches(key, share, mixed, batch)
+        return scale(decay_sum, pull(weights, mixed)), (weights, mixed, decay_sum)
+
+    return Term(start, step)
 
 
 def size_fit(problem, gamma: float) -> Fit:
     """Algorithm 4 as an estimator's `Fit`: over all samples of all tasks."""
 
     def measure(*arguments):
-        x, y, _ = measure_sizes(problem, gamma, *arguments)
+        x, y, _ = measure_sizes(problem, literal_term(gamma), *arguments)
         return jnp.vdot(x, y), jnp.vdot(x, x)
 
     return Fit(1.0, measure, least_squares, size_products)
@@ -97,33 +125,22 @@ def least_squares(statistics):
     return jnp.where(xx == 0, 0, xy / jnp.where(xx == 0, 1, xx))
 
 
-def measure_sizes(
-    problem, gamma, hparams, weights, batch_at, horizon, outer_batch, key, *, memory=None
-):
-    """(x, y, ‖g_s^SO‖), each [T]: the samples of `fit_size`, unchecked, and the norms.
-
-    With a `memory` ρ, of the ρ-decayed mean of S_1 v_1 .. S_s v_s in place of S_s v_s, and D_s in
-    place of D*_s.
-    """
+def measure_sizes(problem, term: Term, hparams, weights, batch_at, horizon, outer_batch, key):
+    """(x, y, ‖g_s^SO‖), each [T]: `fit_size`'s samples for a term, unchecked, and the norms."""
     final, point_at = straight_line(problem, hparams, weights, batch_at, horizon)
     _, alpha, _ = outer_pullback(problem, final, hparams, outer_batch)
 
+    def pull(weights, batch):
+        return hparams_pullback(problem, weights, hparams, batch, alpha)
+
     def visit(carry, t, point, batch, second_order):
-        weights, mixed, before, average = carry
-        decay_sum = 1 + gamma * before
-        share = before / decay_sum
-        weights = mix(share, weights, point, latest=weights)
-        if memory is None:
-            batch = mixed = mix_batches(jax.random.fold_in(key, t), share, mixed, batch)
-        v = hparams_pullback(problem, weights, hparams, batch, alpha)
-        average = extend(average, scale(decay_sum, v), memory or 0.0)
-        direction, norm = unit(average.mean)
+        vector, carry = term.step(carry, jax.random.fold_in(key, t), point, batch, pull)
+        direction, norm = unit(vector)
         best, exact = optax.tree.vdot(direction, second_order), optax.tree.norm(second_order)
-        return (weights, mixed, decay_sum, average), (norm, best, exact)
+        return carry, (norm, best, exact)
 
     last = jnp.asarray(horizon - 1, jnp.int32)
-    mixed = None if memory is not None else check_batch(batch_at(last))
-    start = (point_at(last), mixed, jnp.zeros(()), empty(hparams))
+    start = term.start(hparams, point_at(last), batch_at(last))
     _, _, seen = backward(
         problem, hparams, point_at, batch_at, horizon, alpha, visit=visit, carry=start
     )

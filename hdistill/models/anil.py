@@ -1,55 +1,28 @@
-"""ANIL (Raghu et al. 2020): the lower layers are hyperparameters, the head is the weights."""
+"""ANIL (Raghu et al. 2020) on images: the lower layers are hyperparameters, the upper are w."""
 
-import math
-
-import flax.linen as nn
 import jax
 
-
-def bounded_uniform(fan_in: int):
-    """U(-1/√fan_in, 1/√fan_in), for kernels and biases alike: PyTorch's default linear layer."""
-    bound = 1 / math.sqrt(fan_in)
-
-    def init(key, shape, dtype):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+from hdistill.models.classifier import Classifier
+from hdistill.models.layers import Blocks, BlocksAndLinear
 
 
-class Features(nn.Module):
-    """ReLU layers of the given widths, [..., 1] -> [..., widths[-1]]: the hyperparameters λ."""
+class Anil(Classifier):
+    """Four convolutional blocks and a linear layer.
 
-    widths: tuple[int, ...] = (100, 100, 100)
+    λ: the three bottom blocks. w: the fourth block and the linear layer.
+    """
 
-    @nn.compact
-    def __call__(self, x):
-        for width in self.widths:
-            init = bounded_uniform(x.shape[-1])
-            x = nn.relu(nn.Dense(width, kernel_init=init, bias_init=init)(x))
-        return x
+    def __init__(self, ways: int = 10, channels: int = 32):
+        super().__init__(ways, channels)
+        self.features = Blocks(3, channels)
+        self.head = BlocksAndLinear(1, channels, ways)
 
-
-class Head(nn.Module):
-    """A linear layer, [..., features] -> [..., 1]: the weights w."""
-
-    @nn.compact
-    def __call__(self, x):
-        init = bounded_uniform(x.shape[-1])
-        return nn.Dense(1, kernel_init=init, bias_init=init)(x)
-
-
-class AnilRegression:
-    """The 1-100-100-100-1 network of Appendix G: λ its three hidden layers, w its last."""
-
-    def __init__(self, widths: tuple[int, ...] = (100, 100, 100)):
-        self.features, self.head = Features(widths), Head()
-
-    def init(self, key, x):
-        """(λ, w) for inputs like x, floating [..., 1]."""
+    def init(self, key, images):
+        """(λ, w) for images like these."""
         features_key, head_key = jax.random.split(key)
-        hparams = self.features.init(features_key, x)
-        return hparams, self.head.init(head_key, self.features.apply(hparams, x))
+        hparams = self.features.init(features_key, images)
+        return hparams, self.head.init(head_key, self.features.apply(hparams, images))
 
-    def apply(self, params, hparams, x):
-        """The network's output, floating [..., 1]."""
-        return self.head.apply(params, self.features.apply(hparams, x))
+    def logits(self, params, hparams, images):
+        """[B, ways]."""
+        return self.head.apply(params, self.features.apply(hparams, images))

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from hdistill.checks import check_count
 from hdistill.hypergradient.fit import FitStatus
-from hdistill.inner_loop import LearnerInfo
+from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.training.folder import RunFolder
 from hdistill.training.signals import Stopped, StopRequest
 

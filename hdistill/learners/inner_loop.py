@@ -8,10 +8,13 @@ import optax
 
 from hdistill.hypergradient.base import Transition, spend
 from hdistill.hypergradient.fit import FitStatus, before_any, settle
-from hdistill.plan import MetaBatch, Plan, draw, redraw
+from hdistill.learners.plan import MetaBatch, Plan, draw, redraw
 from hdistill.problem import PyTree
 from hdistill.problem_checks import transform
 from hdistill.tree import is_finite, select
+
+# Where the tasks of a `Transition` are side by side: everywhere but in λ, which they share.
+SIDE_BY_SIDE = Transition(previous=0, current=0, hparams=None, batch=0, outer_batch=0)
 
 
 class LearnerInfo(NamedTuple):
@@ -83,11 +86,9 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
 
     def move(carry, transition_of, keys):
         (_, estimates), hparams, hyper_state = carry
-        local = batch.vary(hparams)
-        hyper, estimates = jax.vmap(
-            lambda e, tr, k: estimator.step(e, tr._replace(hparams=local), k)
-        )(estimates, transition_of, keys)
-        loss = batch.mean(outer_losses(problem, transition_of, local))
+        step = jax.vmap(estimator.step, (0, SIDE_BY_SIDE, 0))
+        hyper, estimates = step(estimates, transition_of, keys)
+        loss = batch.mean(outer_losses(problem, transition_of))
         hparams, hyper_state, step = move_hparams(
             plan, hparams, hyper_state, batch.mean(hyper), loss
         )
@@ -95,11 +96,9 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
 
     def rest(carry, transition_of, keys):
         (_, estimates), hparams, hyper_state = carry
-        local = batch.vary(hparams)
-        estimates = jax.vmap(lambda e, tr, k: estimator.observe(e, tr._replace(hparams=local), k))(
-            estimates, transition_of, keys
-        )
-        loss = batch.mean(outer_losses(problem, transition_of, local))
+        observe = jax.vmap(estimator.observe, (0, SIDE_BY_SIDE, 0))
+        estimates = observe(estimates, transition_of, keys)
+        loss = batch.mean(outer_losses(problem, transition_of))
         zero = jnp.zeros_like(optax.tree.norm(hparams))  # of the norms' dtype, λ's
         step = Step(loss, jnp.array(False), jnp.isfinite(loss), zero, zero)
         return ((transition_of.current, estimates), hparams, hyper_state), step
@@ -112,9 +111,11 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
         def one_step(weights, task, key):
             batch, outer_batch, key = draw(plan, key, task, before + t)
             current = problem.update(weights, local, batch)
-            return Transition(weights, current, None, batch, outer_batch), key
+            return Transition(weights, current, local, batch, outer_batch), key
 
-        transition_of, keys = jax.vmap(one_step)(weights, batch.tasks, batch.keys)
+        transition_of, keys = jax.vmap(one_step, out_axes=(SIDE_BY_SIDE, 0))(
+            weights, batch.tasks, batch.keys
+        )
         if plan.always_moves:
             carry, step = move(carry, transition_of, keys)
         else:
@@ -185,10 +186,10 @@ def summarize(plan: Plan, state, status, fit_cost, steps: Step, products) -> Lea
     )
 
 
-def outer_losses(problem, transition_of, hparams):
+def outer_losses(problem, transition_of):
     """L_val of each task; the compiler shares the forward pass with the gradient's."""
     return jax.vmap(problem.outer_loss, (0, None, 0))(
-        transition_of.current, hparams, transition_of.outer_batch
+        transition_of.current, transition_of.hparams, transition_of.outer_batch
     )
 
 
@@ -204,10 +205,10 @@ def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
       (θ in force, its `FitStatus`, products spent on it).
     """
     fit = plan.fit
-    if fit is None or plan.refits is None:
+    if fit is None or plan.fit_period is None:
         never = FitStatus.NONE if fit is None else FitStatus.NOT_DUE
         return state.theta, jnp.int8(never), 0
-    due = plan.refits(state.done + 1)
+    due = plan.fit_period(state.done + 1)
     hparams, weights = batch.vary((state.hparams, state.weights))
 
     def measure(task, key):

@@ -14,7 +14,7 @@ from hdistill.checks import (
     check_weights,
     leading_axis,
 )
-from hdistill.plan import first_half, numbered, second_half
+from hdistill.learners.plan import first_half, numbered, second_half
 from hdistill.problem import run
 from hdistill.problem_checks import check_functions, check_update
 from hdistill.tree import shapes

@@ -3,7 +3,7 @@
 import jax
 
 from hdistill.checks import leading_axis
-from hdistill.learner import Learner
+from hdistill.learners.learner import Learner
 
 
 def pmap_step(learner: Learner, devices=None):
@@ -33,7 +33,7 @@ def pmap_step(learner: Learner, devices=None):
     if len(set(devices)) < len(devices):
         raise ValueError(f"devices={devices!r}: expected each device once")
     mapped = jax.pmap(
-        lambda state, tasks: learner.transition(state, tasks, "tasks"),
+        lambda state, tasks: learner.pure_step(state, tasks, "tasks"),
         axis_name="tasks",
         in_axes=(None, 0),
         out_axes=None,

@@ -11,7 +11,7 @@ import optax
 from hdistill import online
 from hdistill.checks import check_arrays, check_calls, check_choice, check_count, describe
 from hdistill.hypergradient.base import Arguments, Estimator
-from hdistill.initialization import Initialization
+from hdistill.learners.initialization import Initialization
 from hdistill.problem import Problem
 from hdistill.problem_checks import check_functions, check_optimizer
 from hdistill.tree import vary_like
@@ -23,14 +23,14 @@ class Plan(NamedTuple):
     problem: Problem
     estimator: Any
     hyper_optimizer: optax.GradientTransformation
-    initialization: Initialization | None
     horizon: int
     every: int
-    last: int
-    refits: Callable | None
+    fit_period: Any  # checked: m -> whether to fit before the m-th, or None for never
     nonfinite: str
-    sample_inner: Callable  # (key, task, t) -> batch
+    sample_inner: Callable  # checked: (key, task, t) -> batch
     sample_outer: Callable  # (key, task) -> batch
+    initialization: Initialization | None = None
+    last: Any = None  # checked: a number
 
     @property
     def fit(self):
@@ -75,35 +75,23 @@ class MetaBatch(NamedTuple):
         return vary_like(tree, (self.tasks, self.keys))
 
 
-def make_plan(
-    problem,
-    estimator,
-    hyper_optimizer,
-    *,
-    initialization=None,
-    horizon,
-    every,
-    last=None,
-    fit_period,
-    nonfinite,
-    sample_inner,
-    sample_outer,
-) -> Plan:
+def make_plan(**arguments) -> Plan:
     """A `Plan` from `hd.learner`'s arguments, or a ValueError that names the one at fault."""
-    check_functions(problem)
-    horizon = check_count("horizon", horizon)
-    every = check_count("every", every)
-    last = min(check_count("last", horizon if last is None else last), horizon)
-    _check_estimator(estimator)
-    if initialization is not None and not isinstance(initialization, Initialization):
+    plan = Plan(**arguments)
+    check_functions(plan.problem)
+    horizon, every = check_count("horizon", plan.horizon), check_count("every", plan.every)
+    last = min(check_count("last", horizon if plan.last is None else plan.last), horizon)
+    _check_estimator(plan.estimator)
+    if not isinstance(plan.initialization, Initialization | None):
         raise ValueError(
-            f"initialization={initialization!r}: expected hd.reptile(...), hd.fomaml(...) or None"
+            f"initialization={plan.initialization!r}: expected hd.reptile(...), hd.fomaml(...) or "
+            "None"
         )
-    check_optimizer("hyper_optimizer", hyper_optimizer)
-    check_choice("nonfinite", nonfinite, ("keep", "take"))
-    if not isinstance(estimator, Estimator) and (every, last) != (1, horizon):
+    check_optimizer("hyper_optimizer", plan.hyper_optimizer)
+    check_choice("nonfinite", plan.nonfinite, ("keep", "take"))
+    if not isinstance(plan.estimator, Estimator) and (every, last) != (1, horizon):
         raise ValueError(
-            f"every={every}, last={last}: expected neither, since an offline method moves λ "
+            f"every={every}, last={last}: expected neither, because an offline method moves λ "
             "once, at the end"
         )
     if horizon - horizon % every <= horizon - last:
@@ -111,18 +99,13 @@ def make_plan(
             f"every={every}, last={last}: λ would never move in horizon={horizon} inner steps; "
             "expected a multiple of every among the last steps"
         )
-    return Plan(
-        problem,
-        estimator,
-        hyper_optimizer,
-        initialization,
-        horizon,
-        every,
-        last,
-        _schedule(fit_period),
-        nonfinite,
-        numbered(sample_inner),
-        _sampler("sample_outer", sample_outer, 2),
+    return plan._replace(
+        horizon=horizon,
+        every=every,
+        last=last,
+        fit_period=_schedule(plan.fit_period),
+        sample_inner=numbered(plan.sample_inner),
+        sample_outer=_sampler("sample_outer", plan.sample_outer, 2),
     )
 
 

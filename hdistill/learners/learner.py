@@ -1,4 +1,4 @@
-"""Algorithm 3 as a state transition: one inner optimisation of a meta-batch of tasks."""
+"""Algorithm 3 as a jitted step of a state: one inner optimisation of a meta-batch of tasks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,8 +19,8 @@ from hdistill.checks import (
     named,
 )
 from hdistill.hypergradient.base import Estimator
-from hdistill.initialization import Initialization, params_of, with_params
-from hdistill.inner_loop import (
+from hdistill.learners.initialization import Initialization, params_of, with_params
+from hdistill.learners.inner_loop import (
     LearnerInfo,
     fit_theta,
     offline_loop,
@@ -28,7 +28,7 @@ from hdistill.inner_loop import (
     summarize,
     theta_before,
 )
-from hdistill.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
+from hdistill.learners.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
 from hdistill.problem import Problem, PyTree
 from hdistill.problem_checks import check_problem, transform
 from hdistill.sharding import on_auto_axes
@@ -55,13 +55,13 @@ class Learner(NamedTuple):
       init: `(key, hparams, weights) -> state`.
       step: `(state, tasks) -> (state, info)`, compiled, the buffers of `state` donated: use the
         state it returns, not the one passed in.
-      transition: the same step, neither compiled nor donated, with `axis_name` of a mapped device
+      pure_step: the same step, neither compiled nor donated, with `axis_name` of a mapped device
         axis over which tasks are spread; what `pmap_step` maps.
     """
 
     init: Callable[..., LearnerState]
     step: Callable[..., tuple[LearnerState, LearnerInfo]]
-    transition: Callable[..., tuple[LearnerState, LearnerInfo]]
+    pure_step: Callable[..., tuple[LearnerState, LearnerInfo]]
 
 
 def learner(
@@ -122,9 +122,9 @@ def learner(
         and the state of another learner.
     """
     plan = make_plan(
-        problem,
-        estimator,
-        hyper_optimizer,
+        problem=problem,
+        estimator=estimator,
+        hyper_optimizer=hyper_optimizer,
         initialization=initialization,
         horizon=horizon,
         every=every,
@@ -151,11 +151,11 @@ def learner(
             theta_before(plan),
         )
 
-    def transition(state, tasks, axis_name=None):
+    def pure_step(state, tasks, axis_name=None):
         check_state(plan, state, LearnerState, tasks)
-        return on_auto_axes(lambda s, t: _transition(plan, s, t, axis_name), state, tasks)
+        return on_auto_axes(lambda s, t: _step(plan, s, t, axis_name), state, tasks)
 
-    return Learner(init, jax.jit(transition, donate_argnums=0, static_argnums=2), transition)
+    return Learner(init, jax.jit(pure_step, donate_argnums=0, static_argnums=2), pure_step)
 
 
 def check_start(key, hparams, weights) -> None:
@@ -198,7 +198,7 @@ def _init_optimizers(plan: Plan, hparams, weights):
     return hyper_state, rule.optimizer.init(params_of(weights)) if rule else None
 
 
-def _transition(plan: Plan, state: LearnerState, tasks, axis_name):
+def _step(plan: Plan, state: LearnerState, tasks, axis_name):
     check_no_list("tasks", tasks, "meta-batch")
     size = check_count("meta-batch (the leading axis of tasks)", leading_axis(tasks, "tasks"))
     key, step_key = jax.random.split(state.key)

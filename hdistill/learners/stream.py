@@ -11,9 +11,9 @@ import optax
 from hdistill.checks import Signature, check_arrays, check_count
 from hdistill.hypergradient.base import Estimator, spend
 from hdistill.hypergradient.fit import settle
-from hdistill.inner_loop import LearnerInfo, advance, fit_theta, summarize, theta_before
-from hdistill.learner import check_start, check_state
-from hdistill.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
+from hdistill.learners.inner_loop import LearnerInfo, advance, fit_theta, summarize, theta_before
+from hdistill.learners.learner import check_start, check_state
+from hdistill.learners.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
 from hdistill.problem import PyTree, batch_stream, count_steps
 from hdistill.problem_checks import check_problem
 from hdistill.sharding import on_auto_axes
@@ -122,9 +122,9 @@ def stream(
     if steps % every:
         raise ValueError(f"every={every}: expected a divisor of steps={steps}")
     plan = make_plan(
-        problem,
-        estimator,
-        hyper_optimizer,
+        problem=problem,
+        estimator=estimator,
+        hyper_optimizer=hyper_optimizer,
         horizon=steps,
         every=every,
         fit_period=fit_period,
