@@ -37,6 +37,7 @@ from hdistill.data.sinusoid import sample_tasks
 from hdistill.models.anil_regression import AnilRegression
 
 STEPS, CONFIG = 60, {"seed": 3}
+REPLACEABLE = ("config.json", "made.json", "summary.json", "end.json", "metrics.jsonl", "run.lock")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,18 +111,20 @@ class Faults:
         try:
             return "same" if self.end(folder) == self.whole else "silent"
         except ValueError as error:
-            named = str(error)
-        if str(folder) not in named:
-            return "lost"
-        for name in ("config.json", "made.json", "summary.json", "end.json", "metrics.jsonl"):
-            if name in named:  # a damaged record is deleted; the checkpoint has what it said
-                for file in (name, "summary.json"):
-                    (folder / file).unlink(missing_ok=True)
-        try:
-            return "named" if self.end(folder, fallback=True) == self.whole else "silent"
-        except ValueError as error:
-            print(error, file=sys.stderr)
-            return "lost"
+            told = str(error)
+        for _ in range(4):
+            # What a message names is deleted, the checkpoint has what it said; or, of a damaged
+            # checkpoint, the one before is asked for.
+            named = [name for name in REPLACEABLE if str(folder / name) in told]
+            if not named and str(folder / "checkpoints") not in told:
+                return "lost"
+            for name in (*named, "summary.json"):
+                (folder / name).unlink(missing_ok=True)
+            try:
+                return "named" if self.end(folder, fallback=True) == self.whole else "silent"
+            except ValueError as error:
+                told = str(error)
+        return "lost"
 
     def kill(self, number: int, how: int) -> str:
         """A process killed at a random moment of its run."""

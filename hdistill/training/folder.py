@@ -198,7 +198,10 @@ def _tell_commit(path, before: dict) -> None:
 def _lock(path: pathlib.Path):
     """The open lock file; it holds the process's number, and is let go of when the process ends."""
     if path.exists() and path.read_bytes().strip(b"0123456789"):
-        raise ValueError(f"{path} was not made by a run: expected another folder")
+        raise ValueError(
+            f"{path} was not made by a run, or is damaged: expected the number of a process; "
+            "delete it if no run is going on there"
+        )
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
