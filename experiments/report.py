@@ -78,6 +78,9 @@ def main() -> None:
     parts.append("# Measurements of the library\n")
     for folder in sorted((RESULTS / "bench").iterdir()):
         parts += [f"## bench/{folder.name}\n", *notes(folder)]
+    parts.append("# Research\n\nWhat was tried and not kept:\n")
+    for file in sorted((RESULTS / "research").glob("*.md")):
+        parts.append(f"- [{file.stem}]({file.relative_to(ROOT).as_posix()})\n")
     RESULTS_MD.write_text("\n".join(parts))
 
 

@@ -183,7 +183,7 @@ def check_hparams(hparams) -> None:
     for path, leaf in named(hparams, "hparams"):
         if not is_real(leaf):
             raise ValueError(
-                f"{path} has dtype {dtype_of(leaf)}: expected floating point, since a "
+                f"{path} has dtype {dtype_of(leaf)}: expected floating point, because a "
                 "hypergradient is taken with respect to every hyperparameter"
             )
 

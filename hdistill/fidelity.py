@@ -91,11 +91,11 @@ def compare(
     results, reference = {}, None
     for name, estimator in {"exact": None, **methods}.items():
         with jax.disable_jit(False):  # what is measured is compiled, whatever the settings
-            found, cost = _measure(estimator, arguments, key)
-        reference = found if reference is None else reference
+            hypergradient, cost = _measure(estimator, arguments, key)
+        reference = hypergradient if reference is None else reference
         results[name] = Fidelity(
-            *_closeness(optax.tree.add(*found), optax.tree.add(*reference)),
-            *_closeness(found.second_order, reference.second_order),
+            *_closeness(optax.tree.add(*hypergradient), optax.tree.add(*reference)),
+            *_closeness(hypergradient.second_order, reference.second_order),
             *cost,
         )
     return {**{name: results[name] for name in methods}, "exact": results["exact"]}
@@ -108,12 +108,12 @@ def _measure(estimator, arguments, key):
     seconds: list[float] = []
     while len(seconds) < 3 and sum(seconds) < 5:
         start = time.perf_counter()
-        found, theta, status, products = jax.block_until_ready(program(*arrays, key))
+        hypergradient, theta, status, products = jax.block_until_ready(program(*arrays, key))
         seconds.append(time.perf_counter() - start)
     status = FitStatus(int(status))
     theta = float(theta) if status != FitStatus.NONE else math.nan
     memory = program.memory_analysis().temp_size_in_bytes
-    return found, (theta, status, int(products), min(seconds), memory)
+    return hypergradient, (theta, status, int(products), min(seconds), memory)
 
 
 def _run(problem, hparams, weights, batch_at, horizon, outer_batch, key, estimator):
@@ -127,8 +127,8 @@ def _run(problem, hparams, weights, batch_at, horizon, outer_batch, key, estimat
     state = estimator.init(weights, hparams, batch_at(first))
     theta, status, fit = jnp.ones(()), jnp.int8(FitStatus.NONE), estimator.fit
     if fit is not None:
-        found = fit.measure(hparams, weights, batch_at, horizon, outer_batch, key)
-        fitted, status = settle(fit, found, state.theta)
+        statistics = fit.measure(hparams, weights, batch_at, horizon, outer_batch, key)
+        fitted, status = settle(fit, statistics, state.theta)
         state, theta = state._replace(theta=fitted), fit.size(fitted)
         state = state._replace(products=spend(state.products, fit.products(horizon)))
 
@@ -137,11 +137,11 @@ def _run(problem, hparams, weights, batch_at, horizon, outer_batch, key, estimat
         batch = batch_at(t)
         current = problem.update(previous, hparams, batch)
         transition = Transition(previous, current, hparams, batch, outer_batch)
-        found, state = estimator.step(state, transition, jax.random.fold_in(key, t))
-        return (t + 1, current, state), found
+        hypergradient, state = estimator.step(state, transition, jax.random.fold_in(key, t))
+        return (t + 1, current, state), hypergradient
 
-    (_, _, state), found = jax.lax.scan(body, (first, weights, state), length=horizon)
-    return found, theta, status, state.products
+    (_, _, state), hypergradient = jax.lax.scan(body, (first, weights, state), length=horizon)
+    return hypergradient, theta, status, state.products
 
 
 def _closeness(actual, exact):

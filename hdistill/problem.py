@@ -104,8 +104,8 @@ def from_losses(
 def _params_and_state(weights):
     if not isinstance(weights, InnerState):
         raise ValueError(
-            "weights: expected an InnerState(params, optimizer.init(params)), since the problem is "
-            "from_losses's"
+            "weights: expected an InnerState(params, optimizer.init(params)), because the problem "
+            "is from_losses's"
         )
     if isinstance(weights.params, optax.LookaheadParams):
         raise ValueError(
@@ -258,5 +258,5 @@ def run(problem: Problem, hparams, weights, batch_at, steps, first=0, keep=None)
     if not steps:  # jax.disable_jit cannot run an empty scan
         return weights, None
     start = (jnp.asarray(first, jnp.int32), weights)
-    (_, last), kept = jax.lax.scan(body, start, length=steps)
-    return last, kept
+    (_, last), history = jax.lax.scan(body, start, length=steps)
+    return last, history

@@ -2,7 +2,7 @@
 
 With A = ∂Φ/∂w and B = ∂Φ/∂λ, the products that the paper calls JVPs are vector-Jacobian products:
 a cotangent α of the weights times A or B. α is a list, one array for each floating-point leaf of
-the weights, since integer leaves (Adam's step counter) take no derivative.
+the weights, because integer leaves (Adam's step counter) take no derivative.
 """
 
 import jax

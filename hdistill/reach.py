@@ -23,14 +23,14 @@ def reaching_hparams(problem, hparams, weights, batch, outer_batch, depth: int) 
     count = len(split(weights)[0])
     weights_only, everything = (1 << count) - 1, (1 << len(jax.tree.leaves(hparams))) - 1
     (loss,) = _dependence(problem.outer_loss, weights, hparams, outer_batch)
-    found, needed = loss >> count, loss & weights_only
-    if depth and found != everything:
+    reached, needed = loss >> count, loss & weights_only
+    if depth and reached != everything:
         step = _dependence(problem.update, weights, hparams, batch)
         # A shortest path visits no leaf twice, so that more steps than leaves find nothing new.
         for _ in range(min(depth, count + 1)):
             before = _union(mask for i, mask in enumerate(step) if needed >> i & 1)
-            found, needed = found | before >> count, before & weights_only
-    return [bool(found >> j & 1) for j in range(len(jax.tree.leaves(hparams)))]
+            reached, needed = reached | before >> count, before & weights_only
+    return [bool(reached >> j & 1) for j in range(len(jax.tree.leaves(hparams)))]
 
 
 def unchanged(problem, hparams, weights, batch) -> list[bool]:

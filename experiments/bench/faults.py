@@ -111,19 +111,19 @@ class Faults:
         try:
             return "same" if self.end(folder) == self.whole else "silent"
         except ValueError as error:
-            told = str(error)
+            message = str(error)
         for _ in range(4):
             # What a message names is deleted, the checkpoint has what it said; or, of a damaged
             # checkpoint, the one before is asked for.
-            named = [name for name in REPLACEABLE if str(folder / name) in told]
-            if not named and str(folder / "checkpoints") not in told:
+            named = [name for name in REPLACEABLE if str(folder / name) in message]
+            if not named and str(folder / "checkpoints") not in message:
                 return "lost"
             for name in (*named, "summary.json"):
                 (folder / name).unlink(missing_ok=True)
             try:
                 return "named" if self.end(folder, fallback=True) == self.whole else "silent"
             except ValueError as error:
-                told = str(error)
+                message = str(error)
         return "lost"
 
     def kill(self, number: int, how: int) -> str:
@@ -178,8 +178,8 @@ class Faults:
         with training.RunFolder(folder, CONFIG):
             second = start(folder, stderr=subprocess.PIPE)
             refused = second.communicate()[1].decode()
-        told = f"process {os.getpid()} runs there" in refused
-        return self.outcome(folder) if told else "silent"
+        message = f"process {os.getpid()} runs there" in refused
+        return self.outcome(folder) if message else "silent"
 
 
 def start(folder: pathlib.Path, stderr=subprocess.DEVNULL) -> subprocess.Popen:
@@ -219,8 +219,8 @@ def main(config: Config) -> None:
     print(
         markdown(
             [
-                {"fault": name} | {o: str(found[o]) for o in outcomes}
-                for name, found in table.items()
+                {"fault": name} | {o: str(counts[o]) for o in outcomes}
+                for name, counts in table.items()
             ]
         )
     )

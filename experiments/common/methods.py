@@ -51,10 +51,10 @@ class Method(NamedTuple):
     @property
     def learner_arguments(self) -> dict:
         """Those of the arguments that `hd.learner` takes."""
-        found = {k: v for k, v in self.arguments.items() if k in ("last", "fit_period")}
+        arguments = {k: v for k, v in self.arguments.items() if k in ("last", "fit_period")}
         if "fit_schedule" in self.arguments:
-            found["fit_period"] = SCHEDULES[self.arguments["fit_schedule"]]
-        return found
+            arguments["fit_period"] = SCHEDULES[self.arguments["fit_schedule"]]
+        return arguments
 
     def estimator(self, setting):
         """The estimator on a setting's problem."""
@@ -135,11 +135,11 @@ def chosen(
         check_gamma(gamma)
     if name != "all" and name not in METHODS:
         raise ValueError(f"method={name!r}: expected 'all' or one of {', '.join(METHODS)}")
-    found = []
+    methods = []
     for method in (METHODS[n] for n in ([name] if name != "all" else among)):
         method = method.adapted({k: v for k, v in arguments.items() if k not in method.varied})
         versions = [method]
         for key in method.varied:
             versions = [m.adapted({key: x}) for m in versions for x in varied[key]]
-        found += versions
-    return found
+        methods += versions
+    return methods

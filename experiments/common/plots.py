@@ -29,25 +29,25 @@ MOST = 6  # lines in a panel
 
 def style(drawn: pd.DataFrame) -> dict[str, dict]:
     """Colour and line by title: a method's colour; a second γ of it is dashed."""
-    found, seen = {}, dict[str, int]()
+    styles, counts = {}, dict[str, int]()
     for method, title in drawn[["method", "title"]].drop_duplicates().itertuples(index=False):
-        count = seen[method] = seen.get(method, -1) + 1
-        found[title] = {"color": COLOURS.get(method, "C6"), "ls": STYLES[count % len(STYLES)]}
-    return found
+        count = counts[method] = counts.get(method, -1) + 1
+        styles[title] = {"color": COLOURS.get(method, "C6"), "ls": STYLES[count % len(STYLES)]}
+    return styles
 
 
 def training_rows(runs: Sequence[Run], field: str, setting: str = "", name: str = "") -> list[dict]:
     """A figure of metrics.jsonl over the steps: mean of the runs that ended, and their range."""
     rows = []
-    for found in by_title(runs).values():
-        finished = [run for run in found if not run.summary["diverged"]]
-        kept = [[row for row in run.rows if row.get(field) is not None] for run in finished]
-        length = min(map(len, kept), default=0)
+    for group in by_title(runs).values():
+        finished = [run for run in group if not run.summary["diverged"]]
+        metrics = [[row for row in run.rows if row.get(field) is not None] for run in finished]
+        length = min(map(len, metrics), default=0)
         if not length:  # every run diverged
             continue
-        values = _smooth(np.array([[row[field] for row in r[:length]] for r in kept]))
-        steps = [row["step"] for row in kept[0][:length]]
-        rows += points(setting, name or field, found[0], steps, values.mean(0), values)
+        values = _smooth(np.array([[row[field] for row in r[:length]] for r in metrics]))
+        steps = [row["step"] for row in metrics[0][:length]]
+        rows += points(setting, name or field, group[0], steps, values.mean(0), values)
     return rows
 
 
@@ -69,13 +69,13 @@ def _smooth(values: np.ndarray, count: int = 25) -> np.ndarray:
 def weighting_rows(runs: Sequence[Run], setting: str = "") -> list[dict]:
     """After Figure 7: MetaWeightNet's weight of an example by its loss, after learning."""
     rows = []
-    for found in by_title(runs).values():
-        files = [run.path / "weighting.json" for run in found]
+    for group in by_title(runs).values():
+        files = [run.path / "weighting.json" for run in group]
         curves = [json.loads(file.read_text()) for file in files if file.exists()]
         if curves:
             values = np.array([curve["after"] for curve in curves])
             x = curves[0]["losses"]
-            rows += points(setting, "weighting", found[0], x, values.mean(0), values)
+            rows += points(setting, "weighting", group[0], x, values.mean(0), values)
     return rows
 
 

@@ -74,7 +74,7 @@ def _cell(value):
 
 def by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs of each method, γ by γ, in the order of `runs`."""
-    found: dict[str, list[Run]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        found.setdefault(run.config["title"], []).append(run)
-    return found
+        groups.setdefault(run.config["title"], []).append(run)
+    return groups

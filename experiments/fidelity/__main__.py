@@ -98,8 +98,8 @@ class Study:
         setting, cosines, costs, samples = self.setting, [], [], []
         for task in tqdm(range(self.preset.tasks), desc=f"comparing, {stage}", leave=False):
             case = (hparams, weights, *setting.draw(jax.random.fold_in(key, task)))
-            found = hd.compare(setting.problem, self.contenders, *case)
-            for name, fidelity in found.items():
+            compared = hd.compare(setting.problem, self.contenders, *case)
+            for name, fidelity in compared.items():
                 cost = fidelity.products, fidelity.seconds, fidelity.memory
                 costs.append((task, name, fidelity.theta, *cost))
                 by_step = zip(*(getattr(fidelity, field) for field in BY_STEP))

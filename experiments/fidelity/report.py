@@ -51,8 +51,8 @@ def to_frame(runs) -> pd.DataFrame:
             row["second_order_ratios"] = json.dumps(of[STAGES[1]]["second_order_ratio"].tolist())
             row |= {"products": cost["products"].iloc[0], "memory": cost["memory"].iloc[0]}
             row["seconds"] = json.dumps(cost["seconds"].tolist())
-            kept = ("inner_optimisations_done", "diverged", "commit", "device", "python")
-            row |= {key: run.summary[key] for key in kept}
+            names = ("inner_optimisations_done", "diverged", "commit", "device", "python")
+            row |= {key: run.summary[key] for key in names}
             row["packages"] = json.dumps(run.summary["packages"])
             rows.append(row)
     return pd.DataFrame(rows)
@@ -65,7 +65,7 @@ def table(frame: pd.DataFrame) -> str:
     """
     parts = []
     for problem, group in frame.groupby("problem"):
-        rows = [_row(method, found) for method, found in group.groupby("method", sort=False)]
+        rows = [_row(method, runs) for method, runs in group.groupby("method", sort=False)]
         parts.append(
             f"**{problem}**\n\n{markdown(rows)}\n{group['seed'].nunique()} runs. Cosines to exact "
             "RMD, means over t = 1..T and the tasks, ± 95% over the runs. Products, seconds and "
@@ -75,20 +75,20 @@ def table(frame: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def _row(method: str, found: pd.DataFrame) -> dict:
+def _row(method: str, runs: pd.DataFrame) -> dict:
     def pooled(column):
-        return np.median(np.concatenate([json.loads(text) for text in found[column]]))
+        return np.median(np.concatenate([json.loads(text) for text in runs[column]]))
 
     return {
         "method": title(method),
-        "cosine of g, random start": format_interval(found["cosine_random"]),
-        "meta-trained": format_interval(found["cosine_trained"]),
-        "cosine of g^SO, random start": format_interval(found["second_order_cosine_random"]),
-        " meta-trained": format_interval(found["second_order_cosine_trained"]),
+        "cosine of g, random start": format_interval(runs["cosine_random"]),
+        "meta-trained": format_interval(runs["cosine_trained"]),
+        "cosine of g^SO, random start": format_interval(runs["second_order_cosine_random"]),
+        " meta-trained": format_interval(runs["second_order_cosine_trained"]),
         "norm of g^SO to exact, median, meta-trained": f"{pooled('second_order_ratios'):.2f}",
-        "products": f"{found['products'].iloc[0]:.0f}",
+        "products": f"{runs['products'].iloc[0]:.0f}",
         "s": f"{pooled('seconds'):.3f}",
-        "MB": f"{found['memory'].iloc[0] / 1e6:.1f}",
+        "MB": f"{runs['memory'].iloc[0] / 1e6:.1f}",
     }
 
 
@@ -96,10 +96,10 @@ def series(runs) -> list[dict]:
     """What the pictures draw; the setting is the problem."""
     rows = []
     for problem in dict.fromkeys(run.config["problem"] for run in runs):
-        found = [run for run in runs if run.config["problem"] == problem]
+        of_problem = [run for run in runs if run.config["problem"] == problem]
         for stage in STAGES:
-            rows += _stage_series(problem, stage, found)
-        for run in found:
+            rows += _stage_series(problem, stage, of_problem)
+        for run in of_problem:
             theta = pd.read_csv(run.path / "theta.csv")
             named = _named(run, "theta", f"seed {run.config['seed']}")
             rows += points(problem, "theta", named, theta.iloc[:, 0], theta["theta"])
@@ -140,14 +140,14 @@ def _named(run, method: str, name: str):
 
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
     """Pictures of each problem, after Figures 3, 4, 6 and 11."""
-    found = {}
+    figures = {}
     for problem, lines in series.groupby("setting"):
         done = frame.loc[frame["problem"] == problem, "inner_optimisations_done"].max()
         stages = dict(zip(STAGES, ("random start", f"after {done} inner optimisations")))
-        found[f"{problem}-figure3"] = plot_cosines(lines, stages)
-        found[f"{problem}-figure4"] = plot_size(lines, stages)
-        found[f"{problem}-figure6-11"] = plot_gammas(lines, stages)
-    return found
+        figures[f"{problem}-figure3"] = plot_cosines(lines, stages)
+        figures[f"{problem}-figure4"] = plot_size(lines, stages)
+        figures[f"{problem}-figure6-11"] = plot_gammas(lines, stages)
+    return figures
 
 
 def plot_cosines(lines: pd.DataFrame, stages: dict[str, str]):
@@ -185,12 +185,12 @@ def plot_size(lines: pd.DataFrame, stages: dict[str, str]):
         figure.colorbar(dots, ax=axis, label="horizon s")
     for colour, (stage, name) in zip(("C0", "C3"), stages.items()):
         for field, dash, size in (("ratio", "-", "estimated"), ("cosine", "--", "best")):
-            found = lines[lines["series"] == f"{stage} second_order_{field}"]
-            found = found[found["method"] == SIZED]
-            axes[2].plot(found["x"], found["y"], dash, color=colour, label=f"{size} π*, {name}")
+            line = lines[lines["series"] == f"{stage} second_order_{field}"]
+            line = line[line["method"] == SIZED]
+            axes[2].plot(line["x"], line["y"], dash, color=colour, label=f"{size} π*, {name}")
     axes[2].set(title="(c) size", xlabel="inner step t", ylabel="π* / ‖exact g$^{SO}$‖")
-    for seed, found in lines[lines["series"] == "theta"].groupby("title"):
-        axes[3].plot(found["x"], found["y"], label=seed)
+    for seed, line in lines[lines["series"] == "theta"].groupby("title"):
+        axes[3].plot(line["x"], line["y"], label=seed)
     axes[3].set(title="(d) over meta-training", xlabel="inner optimisations", ylabel="θ")
     for axis in axes[2:]:
         axis.legend(fontsize=8)
@@ -201,9 +201,9 @@ def plot_gammas(lines: pd.DataFrame, stages: dict[str, str]):
     """After Figures 6 and 11: HyperDistill's cosines by γ, its size fitted and constant."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
     for row, (stage, name) in zip(axes, stages.items()):
-        found = lines[lines["series"] == f"{stage} cosine"]
+        cosines = lines[lines["series"] == f"{stage} cosine"]
         for axis, grid, kind in zip(row, ("fitted", "size1"), ("θ fitted", "π* = 1")):
-            _draw(axis, found, grid)
+            _draw(axis, cosines, grid)
             axis.set(title=f"{kind}, {name}", ylabel="cosine of g to exact RMD")
             axis.legend(fontsize=8)
     for axis in axes[1]:

@@ -49,10 +49,12 @@ def contenders(setting: Setting, preset: Preset) -> dict[str, hd.Estimator]:
     """What is compared, by name: the study's online methods, more of greedy, three grids of γ."""
     problem, online = setting.problem, hd.online
     estimators = {n: adapted(n, setting).estimator(setting) for n in METHODS if n not in AGAIN}
-    found = {n: e for n, e in estimators.items() if isinstance(e, hd.Estimator)}
-    found["greedy-0.9"] = online.greedy(problem, gamma=0.9)
+    compared = {n: e for n, e in estimators.items() if isinstance(e, hd.Estimator)}
+    compared["greedy-0.9"] = online.greedy(problem, gamma=0.9)
     for gamma in preset.gammas:
-        found[f"fitted-{gamma}"] = online.hyperdistill(problem, gamma=gamma)
-        found[f"size1-{gamma}"] = online.hyperdistill(problem, gamma=gamma, size=1.0)
-        found[f"eq7-{gamma}"] = online.reverse_mode(decayed(problem, gamma), window=setting.horizon)
-    return found
+        compared[f"fitted-{gamma}"] = online.hyperdistill(problem, gamma=gamma)
+        compared[f"size1-{gamma}"] = online.hyperdistill(problem, gamma=gamma, size=1.0)
+        compared[f"eq7-{gamma}"] = online.reverse_mode(
+            decayed(problem, gamma), window=setting.horizon
+        )
+    return compared

@@ -104,13 +104,13 @@ PRESETS = {
 
 def protocol(preset: PresetName, model: ModelName) -> Preset:
     """The protocol of a preset for a model."""
-    found = PRESETS[preset]
+    changed = PRESETS[preset]
     if preset == "smoke" and model == "anil":  # its four blocks halve the image four times
-        found = dataclasses.replace(found, image_size=16)
+        changed = dataclasses.replace(changed, image_size=16)
     if preset == "cpu" and model != "warpgrad":
         # In the small network the last block, all of it w, dies if φ is made the mean of w_T.
-        found = dataclasses.replace(found, reptile_rate=0.1)
+        changed = dataclasses.replace(changed, reptile_rate=0.1)
     if model == "metaweightnet":  # Appendix I
-        found = dataclasses.replace(found, inner_rate=0.1, hyper_rate=0.01)
-        found = dataclasses.replace(found, corruption=0.4, size=1.0)
-    return found
+        changed = dataclasses.replace(changed, inner_rate=0.1, hyper_rate=0.01)
+        changed = dataclasses.replace(changed, corruption=0.4, size=1.0)
+    return changed

@@ -19,8 +19,8 @@ def gain(group: pd.DataFrame, base: pd.DataFrame) -> str:
 
 def tuned(frame: pd.DataFrame) -> str | None:
     """The title of the HyperDistill whose γ has the best mean meta-validation accuracy."""
-    found = frame[frame["method"] == "hyperdistill"]
-    scores = found["validation_accuracy"].fillna(-1.0).groupby(found["title"], sort=False).mean()
+    ours = frame[frame["method"] == "hyperdistill"]
+    scores = ours["validation_accuracy"].fillna(-1.0).groupby(ours["title"], sort=False).mean()
     return None if scores.empty else str(scores.idxmax())
 
 
@@ -99,16 +99,16 @@ def series(runs) -> list[dict]:
     rows = []
     names = dict.fromkeys("-".join(run.config[k] for k in SETTING) for run in runs)
     for name in names:
-        found = [run for run in runs if "-".join(run.config[k] for k in SETTING) == name]
+        of_setting = [run for run in runs if "-".join(run.config[k] for k in SETTING) == name]
         for field in ("outer_loss", "validation_accuracy"):
-            rows += training_rows(found, field, name)
-        rows += weighting_rows(found, name)
+            rows += training_rows(of_setting, field, name)
+        rows += weighting_rows(of_setting, name)
     return rows
 
 
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
     """Pictures of each setting, after Figures 2 and 5, 4 (e), 6 and 7."""
-    found = {}
+    figures = {}
     learning = {"outer_loss": "meta-training", "validation_accuracy": "meta-validation"}
     for name, rows in settings(frame):
         lines = series[series["setting"] == name]
@@ -119,11 +119,11 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
         for kind, (names, xlabel, ylabels) in kinds.items():
             drawn = lines[lines["series"].isin(names)]
             if len(drawn):
-                found[f"{name}-{kind}"] = panels(drawn, names, xlabel, ylabels=ylabels)
-        found[f"{name}-products"] = plot_products(rows)
+                figures[f"{name}-{kind}"] = panels(drawn, names, xlabel, ylabels=ylabels)
+        figures[f"{name}-products"] = plot_products(rows)
         if rows.loc[rows["method"] == "hyperdistill", "title"].nunique() > 1:
-            found[f"{name}-gamma"] = plot_gammas(rows[rows["method"] == "hyperdistill"])
-    return found
+            figures[f"{name}-gamma"] = plot_gammas(rows[rows["method"] == "hyperdistill"])
+    return figures
 
 
 def plot_gammas(frame: pd.DataFrame):

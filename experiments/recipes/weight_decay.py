@@ -45,7 +45,7 @@ def learn(key, optimizer, outer_steps=100, hyper_optimizer=None):
 
     @jax.jit
     def step(hparams, hyper_state):
-        found, info = hd.offline.reverse_mode(
+        hypergradient, info = hd.offline.reverse_mode(
             problem,
             hparams,
             weights,
@@ -54,7 +54,7 @@ def learn(key, optimizer, outer_steps=100, hyper_optimizer=None):
             horizon=INNER_STEPS,
             return_info=True,
         )
-        updates, hyper_state = hyper_optimizer.update(found.total, hyper_state, hparams)
+        updates, hyper_state = hyper_optimizer.update(hypergradient.total, hyper_state, hparams)
         test_loss = outer_loss(info.weights.params, hparams, test)
         return optax.apply_updates(hparams, updates), hyper_state, test_loss
 

@@ -50,32 +50,32 @@ def table(frame: pd.DataFrame) -> str:
 def series(runs) -> list[dict]:
     """Loss and validation error over meta-training; the curves that each first run fits."""
     rows = []
-    for found in by_title(runs).values():
+    for group in by_title(runs).values():
         for field in PANELS:
-            length = max(len(run.rows) for run in found)
-            values = np.full((len(found), length), np.inf)  # a run that has stopped has diverged
-            for row, run in zip(values, found):
+            length = max(len(run.rows) for run in group)
+            values = np.full((len(group), length), np.inf)  # a run that has stopped has diverged
+            for row, run in zip(values, group):
                 figures = [entry[field] for entry in run.rows]
                 row[: len(figures)] = [np.inf if x is None else x for x in figures]
             # "nearest" takes a run's own value: a mean with infinity would be infinite or nan.
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="nearest")
             bounds = np.stack([low, np.minimum(high, 1e9)])
-            rows += points("", field, found[0], range(1, length + 1), middle, bounds)
-        file = found[0].path / "curves.json"
+            rows += points("", field, group[0], range(1, length + 1), middle, bounds)
+        file = group[0].path / "curves.json"
         if file.exists():
             for i, curve in enumerate(json.loads(file.read_text()), 1):
-                rows += points("", f"task {i}: fit", found[0], curve["grid"], curve["fit"])
-                rows += points("", f"task {i}: truth", found[0], curve["grid"], curve["truth"])
-                rows += points("", f"task {i}: points", found[0], curve["x"], curve["y"])
+                rows += points("", f"task {i}: fit", group[0], curve["grid"], curve["fit"])
+                rows += points("", f"task {i}: truth", group[0], curve["grid"], curve["truth"])
+                rows += points("", f"task {i}: points", group[0], curve["x"], curve["y"])
     return rows
 
 
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
     """After Figure 8, learning; and what is fitted to a few test tasks."""
-    found = {}
+    figures = {}
     learning = series[series["series"].isin(PANELS)]
     if len(learning):
-        found["learning"] = panels(
+        figures["learning"] = panels(
             learning,
             PANELS,
             "inner optimisations",
@@ -83,13 +83,13 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
             yscale="log",
             ylim=(0.1, 10),
         )
-        found["learning"].suptitle(
+        figures["learning"].suptitle(
             "median over runs, quartiles shaded; a run that diverged counts as infinite", fontsize=9
         )
     curves = series[series["series"].str.startswith("task")]
     if len(curves):
-        found["curves"] = plot_curves(curves)
-    return found
+        figures["curves"] = plot_curves(curves)
+    return figures
 
 
 def plot_curves(curves: pd.DataFrame):

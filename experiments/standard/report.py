@@ -35,9 +35,9 @@ def series(runs) -> list[dict]:
     """Loss and test accuracy over either stage; the weighting."""
     rows = []
     retrained = [run._replace(rows=read_rows(run.path / "retrain")) for run in runs]
-    for stage, found in zip(STAGES, (runs, retrained)):
+    for stage, of_stage in zip(STAGES, (runs, retrained)):
         for field in ("outer_loss", "accuracy"):
-            rows += training_rows(found, field, name=f"{stage}: {field}")
+            rows += training_rows(of_stage, field, name=f"{stage}: {field}")
     return rows + weighting_rows(runs)
 
 
@@ -52,9 +52,9 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
         for stage in STAGES
     }
     kinds["weighting"] = ({"weighting": "learnt"}, "an example's loss", ("its weight",))
-    found = {}
+    figures = {}
     for kind, (names, xlabel, ylabels) in kinds.items():
         drawn = series[series["series"].isin(names)]
         if len(drawn):
-            found[kind.split()[0]] = panels(drawn, names, xlabel, ylabels=ylabels)
-    return found
+            figures[kind.split()[0]] = panels(drawn, names, xlabel, ylabels=ylabels)
+    return figures

@@ -37,9 +37,9 @@ def check_file(path: pathlib.Path, archive: Archive) -> None:
     if size != archive.size:
         raise ValueError(f"{path}: {size} bytes; expected {archive}")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != archive.sha256:
-        raise ValueError(f"{path}: sha256 {found}; expected {archive}")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != archive.sha256:
+        raise ValueError(f"{path}: sha256 {digest}; expected {archive}")
 
 
 def download(archive: Archive, path: pathlib.Path, seconds: float = 10.0) -> None:

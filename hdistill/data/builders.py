@@ -56,8 +56,8 @@ with tfds.core.registered.skip_registration():
                 try:
                     download(archive, file)
                 except FileNotFoundError as error:
-                    found = f"no prepared files in {self.data_path}, no {file}"
-                    raise FileNotFoundError(f"{found}, and {error}") from error
+                    missing = f"no prepared files in {self.data_path}, no {file}"
+                    raise FileNotFoundError(f"{missing}, and {error}") from error
             config = tfds.download.DownloadConfig(manual_dir=file.parent, try_download_gcs=False)
             self.download_and_prepare(
                 download_dir=root / "downloads",

@@ -31,11 +31,11 @@ def backward(
       alpha: cotangent of the weights after the last step, a list (see `products`).
       first: the number of the first of them, int32 [].
       total: g to start from; zero if None.
-      visit: `(carry, t, weights, batch, g_s) -> (carry, seen)`, called after each step.
+      visit: `(carry, t, weights, batch, g_s) -> (carry, outputs)`, called after each step.
       carry: its first carry.
 
     Returns:
-      (α, g, seen): `seen` is stacked by t, not by s: with S steps, s belongs to seen[S - s].
+      (α, g, outputs): `outputs` is stacked by t, not by s: s belongs to outputs[S - s].
     """
     total = optax.tree.zeros_like(hparams) if total is None else total
 
@@ -44,10 +44,10 @@ def backward(
         weights, batch = point_at(t), batch_at(t)
         alpha, direct = inner_pullback(problem, weights, hparams, batch, alpha)
         total = optax.tree.add(total, direct)
-        carry, seen = visit(carry, t, weights, batch, total) if visit else (carry, None)
-        return (t - 1, alpha, total, carry), seen
+        carry, outputs = visit(carry, t, weights, batch, total) if visit else (carry, None)
+        return (t - 1, alpha, total, carry), outputs
 
     last = jnp.asarray(first + steps - 1, jnp.int32)
     start = (last, *vary_like((alpha, total, carry), (alpha, hparams)))
-    (_, alpha, total, _), seen = jax.lax.scan(body, start, length=steps, reverse=True)
-    return alpha, total, seen
+    (_, alpha, total, _), outputs = jax.lax.scan(body, start, length=steps, reverse=True)
+    return alpha, total, outputs

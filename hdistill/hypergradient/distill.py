@@ -42,7 +42,7 @@ def mix_weights_back(gamma: float, decay_sum, old, new):
 
 
 def check_batch(batch):
-    """D*_0: any batch of the right shapes, since p_1 = 0 and none of it is ever taken.
+    """D*_0: any batch of the right shapes, because p_1 = 0 and none of it is ever taken.
 
     Raises:
       ValueError: leaves that do not share a leading axis, so that there are no examples to mix.
@@ -81,9 +81,9 @@ def mix_batches(key, share, old, new):
     place_key, count_key = jax.random.split(key)
     count = jnp.floor(share * size + jax.random.uniform(count_key, dtype=share.dtype))
     order = jax.random.permutation(place_key, size)
-    kept = order < count.astype(order.dtype)
+    from_old = order < count.astype(order.dtype)
 
     def choose(a, b):
-        return jnp.where(kept.reshape(-1, *[1] * (b.ndim - 1)), a, b)
+        return jnp.where(from_old.reshape(-1, *[1] * (b.ndim - 1)), a, b)
 
     return jax.tree.map(choose, old, new)

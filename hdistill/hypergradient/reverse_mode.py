@@ -150,8 +150,8 @@ def online_reverse_mode(problem, *, window: int) -> Estimator:
     inner steps and 2K - 1 products at step t; memory grows with `window`, which keeps so many
     weights and batches.
 
-    While λ moves, w_t(λ) is not quite the w_t that was reached with the λs of the time; α_t and
-    g_t^FO are w_t(λ)'s. The derivative along the trajectory as it was run is
+    While λ moves, w_t(λ) differs a little from the w_t of the run, whose steps had earlier λs; α_t
+    and g_t^FO are taken at w_t(λ). The derivative along the trajectory as it was run is
     `online.forward_mode`'s. (A and B at the present λ along the trajectory as it was run would be
     the derivative of neither; in the sinusoid study that diverges.)
 

@@ -58,33 +58,24 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         u_t = min(θ, t (t+1) / (2 S_t)) m_t
         g_t = g_t^FO + u_t · min(1, κ R_t² ‖g_t^FO‖ / ‖u_t‖), and g_t^FO where ‖u_t‖ overflows
 
-    with κ = `trust`. R is the mean resultant length of directional statistics, each product
-    weighted by its length: 1 for one product or for many that point one way, near √((1-ρ)/(1+ρ)) =
-    0.46 for many that are orthogonal. So the term is trusted as far as its products agree. Without
-    curvature, and with momentum that forgets nothing, step i moves w again in each of the steps
-    i..t, so that g_t^SO is t (t+1) / 2 one-step terms; no θ makes u_t longer than that. (At t = 1
-    one product is all of g^SO, and θ can only shorten it.) Where ‖g_t^FO‖ is zero (MetaWeightNet),
-    or below a thousandth of the root mean square of ‖g_s^SO‖ in the last fit, that root mean square
-    stands in its place, times κ R_t² all the same; before a fit there is then no such bound.
+    with κ = `trust`; R_t says how far the products agree, 1 where they point one way.
 
-    The means are over the steps at which λ moves (in the fit over all steps); a v_i that overflows
-    is left out. Where v_t is nan at a finite α_t, Φ has no derivative there: g_t is nan too. One
-    product a step, memory constant in T (one more λ than `hyperdistill`'s state, one batch less),
-    and a fit costs what `fit_size` costs. Early on λ moves far, so that the studies fit before
-    inner optimisations 1, 2, 4, 8, ...:
-    `hd.learner(..., fit_period=lambda m: m & (m - 1) == 0)`.
+    - Where ‖g_t^FO‖ is zero (MetaWeightNet), or below a thousandth of the root mean square of
+      ‖g_s^SO‖ in the last fit, that root mean square stands in its place; before a fit there is
+      then no such bound.
+    - The means are over the steps at which λ moves; in a fit, over all steps.
+    - A v_i that overflows is left out. Where v_t is nan at a finite α_t, Φ has no derivative there,
+      and g_t is nan.
+    - The fit: θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖² over all tasks. Where Σ m_sᵀ g_s^SO <= 0 or a sum
+      overflows it is refused, and θ stays what it was (`hd.FitStatus`).
+
+    One product a step; memory is constant in T; a fit costs what `fit_size` costs. Early on λ moves
+    far, so fit early and often: `hd.learner(..., fit_period=lambda m: m & (m - 1) == 0)` fits
+    before inner optimisations 1, 2, 4, 8, ..., as the studies do.
 
     Warning: this departs from the paper, on purpose, in five places: D_t for D*_t, a mean for the
-    last product, θ fitted to norms, and two bounds. There u_t = θ S_t v_t. A mean over products at
-    fresh batches sees more examples than one product at a mixture of as many batches, for the same
-    price. θ² = Σ ‖g_s^SO‖² / Σ ‖m_s‖² over all tasks; where Σ m_sᵀ g_s^SO <= 0 or a sum overflows
-    the fit is refused and θ stays what it was (`hd.FitStatus`). Least squares shrinks the term by
-    its cosine to the exact one, and the sinusoid study does worse with it. Literal HyperDistill,
-    without a bound, ends not finite on some seeds of that study. This form, γ, ρ and κ were chosen
-    on the sinusoid study and on WarpGrad's cosines (RESULTS.md).
-
-    References:
-      Mardia and Jupp, "Directional Statistics", 2000, for R.
+    last product, θ fitted to norms, and two bounds. In the paper u_t = θ S_t v_t. Why, and how γ, ρ
+    and κ were chosen: experiments/results/research/robust.md.
 
     Args:
       problem: Φ and L_val.
@@ -123,15 +114,15 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         state = _remember(state, product)
         mean, length = state.average.mean
         agreement = optax.tree.norm(mean) / jnp.where(length > 0, length, 1)
-        found = Hypergradient(first_order, scale(_size(state), mean))
-        bounded = _bound(found, trust * agreement**2, state.theta.limit)
+        hypergradient = Hypergradient(first_order, scale(_size(state), mean))
+        bounded = _bound(hypergradient, trust * agreement**2, state.theta.limit)
         # An overflow says nothing; a product that is nan where α is finite has no derivative.
         norm = optax.tree.norm(product)
         missing = jnp.isnan(norm) & is_finite(alpha)
-        told = jax.tree.map(
+        second_order = jax.tree.map(
             lambda x: jnp.where(missing, norm.astype(x.dtype), x), bounded.second_order
         )
-        return bounded._replace(second_order=told), state
+        return bounded._replace(second_order=second_order), state
 
     def measure(*arguments):
         x, y, norm = measure_sizes(problem, averaged_term(gamma), *arguments)
@@ -171,19 +162,19 @@ def _size(state: RobustState):
     return jnp.minimum(state.theta.theta, t * (t + 1) / (2 * state.decay_sum))
 
 
-def _bound(found: Hypergradient, trust, limit) -> Hypergradient:
+def _bound(hypergradient: Hypergradient, trust, limit) -> Hypergradient:
     """The second-order term cut to `trust` times the first-order one's norm, or times `limit`."""
-    first, second = optax.tree.norm(found.first_order), optax.tree.norm(found.second_order)
+    first, second = map(optax.tree.norm, hypergradient)
     limit = limit.astype(first.dtype)
     fitted = jnp.isfinite(limit)
     negligible = first <= NEGLIGIBLE * jnp.where(fitted, limit, 0)
     reference = jnp.where(negligible, jnp.where(fitted, limit, 0), first)
     longest = jnp.where(negligible & ~fitted, jnp.inf, trust * reference)
     factor = jnp.where(second > longest, longest / jnp.where(second > 0, second, 1), 1)
-    bounded = scale(factor, found.second_order)
+    bounded = scale(factor, hypergradient.second_order)
     # A term that overflows says nothing, and where `longest` is infinite nothing has cut it.
     usable = jnp.isfinite(second)
-    return found._replace(
+    return hypergradient._replace(
         second_order=jax.tree.map(lambda x: jnp.where(usable, x, jnp.zeros_like(x)), bounded)
     )
 

@@ -141,7 +141,7 @@ def measure_sizes(problem, term: Term, hparams, weights, batch_at, horizon, oute
 
     last = jnp.asarray(horizon - 1, jnp.int32)
     start = term.start(hparams, point_at(last), batch_at(last))
-    _, _, seen = backward(
+    _, _, samples = backward(
         problem, hparams, point_at, batch_at, horizon, alpha, visit=visit, carry=start
     )
-    return jax.tree.map(lambda x: x[::-1], seen)
+    return jax.tree.map(lambda x: x[::-1], samples)

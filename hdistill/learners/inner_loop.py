@@ -64,8 +64,8 @@ def online_loop(plan: Plan, state, batch: MetaBatch):
         return weights, plan.estimator.init(weights, hparams, draw(plan, key, task, 0)[0])
 
     starts = jax.vmap(start)(batch.tasks, batch.keys)
-    state, (final, _), *seen = advance(plan, state, starts, batch)
-    return state, final, *seen
+    state, (final, _), *measured = advance(plan, state, starts, batch)
+    return state, final, *measured
 
 
 def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
@@ -165,13 +165,13 @@ def offline_loop(plan: Plan, state, batch: MetaBatch):
             return_info=True,
         )
 
-    hyper, seen = jax.vmap(one)(batch.tasks, batch.keys)
-    hyper, loss = batch.mean((hyper, seen.outer_loss))
+    hyper, info = jax.vmap(one)(batch.tasks, batch.keys)
+    hyper, loss = batch.mean((hyper, info.outer_loss))
     hparams, hyper_state, step = move_hparams(plan, state.hparams, state.hyper_state, hyper, loss)
     state = state._replace(hparams=hparams, hyper_state=hyper_state)
     steps = jax.tree.map(lambda x: x[None], step)
-    products = batch.largest(seen.products).astype(jnp.int32)
-    return state, seen.weights, steps, products
+    products = batch.largest(info.products).astype(jnp.int32)
+    return state, info.weights, steps, products
 
 
 def summarize(plan: Plan, state, status, fit_cost, steps: Step, products) -> LearnerInfo:
@@ -222,9 +222,9 @@ def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
         lambda x: batch.vary(jnp.zeros(x.shape, x.dtype)),
         jax.eval_shape(jax.vmap(measure), batch.tasks, batch.keys),
     )
-    found = jax.lax.cond(
+    statistics = jax.lax.cond(
         due, lambda: batch.vary(jax.vmap(measure)(batch.tasks, batch.keys)), lambda: nothing
     )
-    theta, status = settle(fit, batch.mean(found), state.theta)
+    theta, status = settle(fit, batch.mean(statistics), state.theta)
     status = jnp.where(due, status, jnp.int8(FitStatus.NOT_DUE))
     return select(due, theta, state.theta), status, jnp.where(due, fit.products(plan.horizon), 0)

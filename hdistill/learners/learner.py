@@ -116,7 +116,7 @@ def learner(
 
     Raises:
       ValueError: an argument of the wrong type or out of range; every and last such that λ never
-        moves, or beside an offline method; from `init`, a key that is not one typed key and
+        moves, or beside an offline method; from `init`, a raw key and
         hyperparameters that are not floating point or not finite; from `step`, while tracing, a Φ
         or L_val that does not fit (see `hdistill.problem_checks`), tasks that do not fit together,
         and the state of another learner.

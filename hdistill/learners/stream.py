@@ -115,7 +115,7 @@ def stream(
     """
     if not isinstance(estimator, Estimator):
         raise ValueError(
-            f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), since a stream has "
+            f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), because a stream has "
             "no end at which an offline method could look back"
         )
     steps, every = check_count("steps", steps), check_count("every", every)
@@ -178,8 +178,10 @@ def stream(
         batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
         check_problem(problem, state.hparams, state.weights, batch, outer_batch)
         key = jax.random.fold_in(state.keys[1], state.done)
-        found = plan.fit.measure(state.hparams, state.weights, batch_at, steps, outer_batch, key)
-        theta, status = settle(plan.fit, found, state.theta)
+        statistics = plan.fit.measure(
+            state.hparams, state.weights, batch_at, steps, outer_batch, key
+        )
+        theta, status = settle(plan.fit, statistics, state.theta)
         products = spend(jnp.int32(0), plan.fit.products(steps))
         return theta, FitInfo(plan.fit.size(theta), status, products)
 

@@ -27,9 +27,9 @@ class NonFiniteLoss(ValueError):
     def __init__(self, what: str, unit: str, step: int, inner_step: int | None, checkpoint: int):
         self.step, self.inner_step, self.checkpoint = step, inner_step, checkpoint
         at = "" if inner_step is None else f" at inner step {inner_step}"
-        kept = f"that of {unit} {checkpoint}" if checkpoint else "none yet"
+        last = f"that of {unit} {checkpoint}" if checkpoint else "none yet"
         super().__init__(
-            f"{what}{at} of {unit} {step}; expected it to be finite; last good checkpoint: {kept}"
+            f"{what}{at} of {unit} {step}; expected it to be finite; last good checkpoint: {last}"
         )
 
 
