@@ -159,3 +159,48 @@ def assert_close(actual, expected, rtol):
     )
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * np.abs(expected).max())
+
+
+def transitions(case):
+    """The transitions of an inner optimisation with λ fixed."""
+    problem, hparams, weights, batches, outer_batch = case
+    for t in range(jax.tree.leaves(batches)[0].shape[0]):
+        batch = jax.tree.map(lambda x: x[t], batches)
+        current = problem.update(weights, hparams, batch)
+        yield hd.Transition(weights, current, hparams, batch, outer_batch)
+        weights = current
+
+
+TASKS = 3
+
+
+def make_tasks(count=TASKS, size=6):
+    """Tasks of the quadratic: pools of inner and outer examples, each [count, 12, 4]."""
+    rng = np.random.default_rng(11)
+    return tuple(jnp.asarray(rng.normal(size=(count, 2 * size, 4))) for _ in range(2))
+
+
+def sample(half, key, task):
+    """Six examples of a half of the task, drawn with replacement."""
+    return task[half][jax.random.randint(key, (6,), 0, task[half].shape[0])]
+
+
+SAMPLERS = {
+    "sample_inner": functools.partial(sample, 0),
+    "sample_outer": functools.partial(sample, 1),
+}
+
+
+def data_problem():
+    """A problem in which data, λ and w all meet in ∂Φ/∂λ, with momentum."""
+    optimizer = optax.sgd(0.1, momentum=0.5)
+
+    def inner_loss(w, h, d):
+        return 0.5 * jnp.sum((w - (1 + h.sum()) * d.mean(0)) ** 2) + h[0] * jnp.sum(jnp.sin(w))
+
+    def outer_loss(w, h, d):
+        return 0.5 * jnp.sum((w - d.mean(0)) ** 2) + 0.05 * jnp.sum(h**2)
+
+    params = jnp.array([0.5, -0.3, 0.2, 0.9])
+    problem = hd.from_losses(inner_loss, outer_loss, optimizer)
+    return problem, jnp.array([0.1, -0.2, 0.3]), hd.InnerState(params, optimizer.init(params))

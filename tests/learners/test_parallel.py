@@ -9,8 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hdistill as hd
-from tests.problems import assert_close
-from tests.test_learner import SAMPLERS, data_problem, make_tasks
+from tests.problems import SAMPLERS, assert_close, data_problem, make_tasks
 
 METHODS = {
     "hyperdistill": lambda problem: hd.online.hyperdistill(problem, gamma=0.9),

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 import hdistill as hd
-from tests.problems import assert_close, quadratic
-from tests.test_learner import SAMPLERS, data_problem, make_tasks
+from tests.problems import SAMPLERS, assert_close, data_problem, make_tasks, quadratic
 
 KEY = 5
 

@@ -9,42 +9,17 @@ import optax
 import pytest
 
 import hdistill as hd
-from tests.problems import assert_close, mlp, quadratic
-from tests.test_hyperdistill import transitions
-
-TASKS = 3
-
-
-def make_tasks(count=TASKS, size=6):
-    """Tasks of the quadratic: pools of inner and outer examples, each [count, 12, 4]."""
-    rng = np.random.default_rng(11)
-    return tuple(jnp.asarray(rng.normal(size=(count, 2 * size, 4))) for _ in range(2))
-
-
-def sample(half, key, task):
-    """Six examples of a half of the task, drawn with replacement."""
-    return task[half][jax.random.randint(key, (6,), 0, task[half].shape[0])]
-
-
-SAMPLERS = {
-    "sample_inner": functools.partial(sample, 0),
-    "sample_outer": functools.partial(sample, 1),
-}
-
-
-def data_problem():
-    """A problem in which data, λ and w all meet in ∂Φ/∂λ, with momentum."""
-    optimizer = optax.sgd(0.1, momentum=0.5)
-
-    def inner_loss(w, h, d):
-        return 0.5 * jnp.sum((w - (1 + h.sum()) * d.mean(0)) ** 2) + h[0] * jnp.sum(jnp.sin(w))
-
-    def outer_loss(w, h, d):
-        return 0.5 * jnp.sum((w - d.mean(0)) ** 2) + 0.05 * jnp.sum(h**2)
-
-    params = jnp.array([0.5, -0.3, 0.2, 0.9])
-    problem = hd.from_losses(inner_loss, outer_loss, optimizer)
-    return problem, jnp.array([0.1, -0.2, 0.3]), hd.InnerState(params, optimizer.init(params))
+from tests.problems import (
+    SAMPLERS,
+    TASKS,
+    assert_close,
+    data_problem,
+    make_tasks,
+    mlp,
+    quadratic,
+    sample,
+    transitions,
+)
 
 
 def reference_algorithm_3(state, tasks, gamma, horizon, every, learning_rate):

@@ -8,17 +8,7 @@ import pytest
 
 import hdistill as hd
 from hdistill.hypergradient.distill import mix_batches
-from tests.problems import assert_close, mlp, quadratic
-
-
-def transitions(case):
-    """The transitions of an inner optimisation with λ fixed."""
-    problem, hparams, weights, batches, outer_batch = case
-    for t in range(jax.tree.leaves(batches)[0].shape[0]):
-        batch = jax.tree.map(lambda x: x[t], batches)
-        current = problem.update(weights, hparams, batch)
-        yield hd.Transition(weights, current, hparams, batch, outer_batch)
-        weights = current
+from tests.problems import assert_close, mlp, quadratic, transitions
 
 
 def run_online(case, estimator, theta=None):
