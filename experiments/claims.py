@@ -71,13 +71,13 @@ def _difference(frame: pd.DataFrame, ours: str, base: str, column: str, scale: f
 def _accuracies(frame: pd.DataFrame):
     for name, rows in settings(frame):
         ours, base = ACCURACY[name]
-        found = _difference(rows, str(tuned(rows)), "1-step", "test_accuracy", 100)
+        difference = _difference(rows, str(tuned(rows)), "1-step", "test_accuracy", 100)
         yield _row(
             "Table 6" if name.endswith("fomaml") else "Table 2",
             f"HyperDistill is more accurate than 1-step, {name}",
             f"{ours} against {base}",
-            f"{format_interval(found, 2)} points more ({len(found)} runs, preset cpu)",
-            _verdict(found),
+            f"{format_interval(difference, 2)} points more ({len(difference)} runs, preset cpu)",
+            _verdict(difference),
             "image_meta/cpu",
         )
 
@@ -98,26 +98,26 @@ def _seconds(frame: pd.DataFrame):
 
 
 def _sinusoid(frame: pd.DataFrame) -> dict:
-    found = _difference(frame, "HyperDistill (γ=0.9)", "1-step", "test_mse")
+    difference = _difference(frame, "HyperDistill (γ=0.9)", "1-step", "test_mse")
     return _row(
         "Table 4",
         "HyperDistill has a smaller error than 1-step, sinusoids",
         "0.327 ± 0.052 against 0.670 ± 0.283",
-        f"{format_interval(found)} more ({len(found)} runs; momentum differentiated)",
-        _verdict(found, -1),
+        f"{format_interval(difference)} more ({len(difference)} runs; momentum differentiated)",
+        _verdict(difference, -1),
         "sinusoid/paper",
     )
 
 
 def _standard(frame: pd.DataFrame) -> dict:
     title = frame.loc[frame["method"] == "hyperdistill", "title"].iloc[0]
-    found = _difference(frame, title, "1-step", "test_accuracy", 100)
+    difference = _difference(frame, title, "1-step", "test_accuracy", 100)
     return _row(
         "Table 5",
         "HyperDistill is more accurate than 1-step, CIFAR-10 with wrong labels",
         "72.68 ± 1.15 against 70.15 ± 1.24",
-        f"{format_interval(found, 2)} points more ({len(found)} runs, preset cpu)",
-        _verdict(found),
+        f"{format_interval(difference, 2)} points more ({len(difference)} runs, preset cpu)",
+        _verdict(difference),
         "standard/cpu",
     )
 
@@ -134,13 +134,13 @@ def _cosines(frame: pd.DataFrame):
             ("Figure 11", "size1-0.99", "size1-0.0", "at π = 1, γ = 0.99 is closer than γ = 0"),
         ):
             values = rows.assign(title=rows["method"])
-            found = _difference(values, ours, base, "cosine_trained")
+            difference = _difference(values, ours, base, "cosine_trained")
             yield _row(
                 where,
                 f"{claim}, {problem}, meta-trained",
                 "yes (a picture)",
-                f"cosine {format_interval(found)} more ({len(found)} runs)",
-                _verdict(found),
+                f"cosine {format_interval(difference)} more ({len(difference)} runs)",
+                _verdict(difference),
                 "fidelity/cpu",
             )
 
@@ -148,13 +148,13 @@ def _cosines(frame: pd.DataFrame):
 def _gammas(frame: pd.DataFrame) -> dict:
     rows = dict(settings(frame))["warpgrad-cifar100-reptile"]
     titles = rows.loc[rows["method"] == "hyperdistill", "title"].drop_duplicates()
-    found = {t: _difference(rows, t, "1-step", "test_accuracy", 100) for t in titles}
-    verdicts = {_verdict(values) for values in found.values()}
+    difference = {t: _difference(rows, t, "1-step", "test_accuracy", 100) for t in titles}
+    verdicts = {_verdict(values) for values in difference.values()}
     return _row(
         "Figure 6",
         "with every γ HyperDistill is above 1-step, WarpGrad on CIFAR-100",
         "yes (a picture)",
-        "; ".join(f"{t}: {format_interval(values, 2)} points" for t, values in found.items()),
+        "; ".join(f"{t}: {format_interval(values, 2)} points" for t, values in difference.items()),
         verdicts.pop() if len(verdicts) == 1 else "; ".join(sorted(verdicts)),
         "image_meta/cpu",
     )

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from experiments import report
+from experiments import claims, report
 from experiments.common.sets import draw_set
 from hdistill.training import OwnedFolder
 
@@ -44,3 +44,18 @@ def test_results_md_is_what_the_command_writes(tmp_path, monkeypatch):
     report.main()
     written = (tmp_path / "RESULTS.md").read_text()
     assert written.replace("(results/", "(experiments/results/") == before
+
+
+@pytest.mark.parametrize(
+    "differences, sign, verdict",
+    [
+        ([1.0, 1.1, 0.9], 1, "yes"),
+        ([1.0, 1.1, 0.9], -1, "no"),
+        ([-1.0, -1.1, -0.9], -1, "yes"),
+        ([1.0, -1.0, 0.3], 1, "not at this scale"),
+        ([1.0], 1, "one run"),
+        ([], 1, "not run"),
+    ],
+)
+def test_a_claim_holds_where_the_interval_says_so(differences, sign, verdict):
+    assert verdict in claims._verdict(differences, sign)
