@@ -15,6 +15,7 @@ from hdistill.checks import (
     check_examples,
     check_hparams,
     check_weights,
+    describe,
     named,
 )
 from hdistill.reach import reaching_hparams
@@ -77,7 +78,17 @@ def _result(name: str, function, *arguments):
         check_arrays(name, result)
         return result
 
-    return jax.eval_shape(call, *shapes(arguments))
+    try:
+        return jax.eval_shape(call, *shapes(arguments))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        weights, hparams, batch = (jax.tree.map(describe, x) for x in shapes(arguments))
+        reason = str(error).splitlines()[0]
+        if isinstance(error, jax.errors.JAXTypeError):
+            reason = "it asks for the values of traced arrays, as NumPy, float(), int() and `if` do"
+        raise ValueError(
+            f"{name} fails, {reason}. Expected a function that JAX can trace for "
+            f"weights={weights}, hparams={hparams}, batch={batch}"
+        ) from error
 
 
 def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, method: str) -> None:
@@ -110,6 +121,18 @@ def check_optimizer(name: str, optimizer) -> None:
     elif callable(optimizer):
         hint = "; call it, as optax.sgd(0.1)"
     raise ValueError(f"{name}={optimizer!r}: expected an optax transformation{hint}")
+
+
+def begin(name: str, optimizer, params):
+    """`optimizer.init` of the parameters."""
+    try:
+        return optimizer.init(params)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        structure = jax.tree.structure(params)
+        raise ValueError(
+            f"{name}={optimizer!r}: expected an optax transformation for a tree of {structure}, "
+            f"but {error}"
+        ) from error
 
 
 def transform(name: str, optimizer, gradient, state, params):

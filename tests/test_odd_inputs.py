@@ -391,6 +391,17 @@ for name, odd in {
     "outer_loss": hd.Problem(PROBLEM.update, lambda w: w),
 }.items():
     row(f"arguments of {name}", lambda p=odd: drmad(p), f"problem.{name}=", "(weights, hparams, b")
+MISTAKEN = {
+    "a tuple of T batches": lambda: drmad(batches=tuple(BATCHES)),
+    "no outer batch": lambda: drmad(outer=None),
+    "a dict of batches": lambda: drmad(batches=dict(enumerate(BATCHES))),
+    "λ as a dict": lambda: drmad(hparams={"a": HPARAMS}),
+    "NumPy in Φ": lambda: drmad(hd.Problem(lambda w, h, d: np.asarray(w), PROBLEM.outer_loss)),
+}
+for name, call in MISTAKEN.items():
+    row(name, call, "problem.", "fails, ", "JAX can trace for weights=", "float64[")
+MASKED = optax.masked(SGD, [True])
+row("a mask of another tree", lambda: start(learner(hyper_optimizer=MASKED)), "hyper_optimizer=")
 ODD_LOSSES = {
     "a Python float": (lambda w, h, d: 1.5, "problem.outer_loss", "Python number 1.5"),
     "None": (lambda w, h, d: None, "problem.outer_loss", "real scalar"),

@@ -73,6 +73,8 @@ def evaluate(
         if count is not None:
             raise ValueError(f"count={count}: expected None beside stacked tasks")
         count = leading_axis(tasks, "tasks")
+    else:
+        check_calls("tasks", draw, "(key)")
     count = check_count("count", count)
     batch_size = min(check_count("batch_size", count if batch_size is None else batch_size), count)
     if metric is not None:

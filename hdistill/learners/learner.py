@@ -30,7 +30,7 @@ from hdistill.learners.inner_loop import (
 )
 from hdistill.learners.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
 from hdistill.problem import Problem, PyTree
-from hdistill.problem_checks import check_problem, transform
+from hdistill.problem_checks import begin, check_problem, transform
 from hdistill.sharding import on_auto_axes
 from hdistill.tree import own, shapes
 
@@ -194,8 +194,10 @@ def check_state(plan: Plan, state, kind, tasks) -> None:
 def _init_optimizers(plan: Plan, hparams, weights):
     """(state of λ's optimizer, state of φ's or None)."""
     rule = plan.initialization
-    hyper_state = plan.hyper_optimizer.init(hparams)
-    return hyper_state, rule.optimizer.init(params_of(weights)) if rule else None
+    hyper_state = begin("hyper_optimizer", plan.hyper_optimizer, hparams)
+    if rule is None:
+        return hyper_state, None
+    return hyper_state, begin("initialization", rule.optimizer, params_of(weights))
 
 
 def _step(plan: Plan, state: LearnerState, tasks, axis_name):

@@ -15,7 +15,7 @@ from hdistill.learners.inner_loop import LearnerInfo, advance, fit_theta, summar
 from hdistill.learners.learner import check_start, check_state
 from hdistill.learners.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
 from hdistill.problem import PyTree, batch_stream, count_steps
-from hdistill.problem_checks import check_problem
+from hdistill.problem_checks import begin, check_problem
 from hdistill.sharding import on_auto_axes
 from hdistill.tree import own
 
@@ -139,20 +139,20 @@ def stream(
         drawn = jax.eval_shape(lambda k, t: draw(plan, k, t, 0)[:2], key, task)
         check_problem(problem, hparams, weights, *drawn)
         key, hparams, weights = jax.tree.map(own, (key, hparams, weights))
-        estimate = begin(weights, hparams, key, task)
+        estimate = first_estimate(weights, hparams, key, task)
         return StreamState(
             (Signature.of(weights), Signature.of(hparams)),
             jnp.zeros((), jnp.int32),
             tuple(jax.random.split(key)),
             hparams,
             weights,
-            jax.tree.map(own, hyper_optimizer.init(hparams)),
+            jax.tree.map(own, begin("hyper_optimizer", hyper_optimizer, hparams)),
             jax.tree.map(own, estimate),
             theta_before(plan),
         )
 
     @jax.jit
-    def begin(*arguments):
+    def first_estimate(*arguments):
         def estimate(weights, hparams, key, task):
             return estimator.init(weights, hparams, draw(plan, key, task, 0)[0])
 

@@ -72,6 +72,7 @@ def test_a_second_call_compiles_nothing():
         ({"horizon": 0}, "horizon=0"),
         ({"count": 3}, "count=3.*stacked"),
         ({"tasks": lambda key: TASKS}, "count=None"),
+        ({"tasks": lambda: TASKS, "count": 2}, r"tasks=.*\(key\)"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"metric": lambda weights: 0.0}, r"metric=.*\(weights, hparams, task\)"),
         ({"key": 3}, "key=3"),
