@@ -18,7 +18,7 @@ from experiments.common.methods import METHODS, chosen
 from experiments.common.sets import open_out, write_set
 from experiments.common.study import run_method
 from experiments.image_meta import report
-from experiments.image_meta.presets import DatasetName, ModelName, PresetName, protocol
+from experiments.image_meta.presets import PresetName, protocol
 from experiments.image_meta.setting import make_setting
 
 # Online RMD is exact and 50 times one-step's price: it runs when it is asked for by name.
@@ -30,8 +30,8 @@ class Config(Command):
     """The command line.
 
     Attributes:
-      model: which parameters are λ.
-      dataset: whose classes.
+      model: which parameters are λ: "anil", "warpgrad" or "metaweightnet".
+      dataset: whose classes: "cifar100" or "tinyimagenet".
       method: one method, or all of them but online RMD, which takes hours.
       init: how the initial weights learn.
       preset: the protocol.
@@ -40,8 +40,8 @@ class Config(Command):
       data_dir: folder of the images' pools.
     """
 
-    model: ModelName = "warpgrad"
-    dataset: DatasetName = "cifar100"
+    model: str = "warpgrad"
+    dataset: str = "cifar100"
     method: str = "all"
     init: Literal["reptile", "fomaml"] = "reptile"
     preset: PresetName = "cpu"

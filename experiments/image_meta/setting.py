@@ -12,7 +12,8 @@ import hdistill as hd
 from experiments.common.images import WAYS, generated, weighting
 from experiments.common.methods import Method
 from experiments.common.study import Setting, descent
-from experiments.image_meta.presets import ModelName, Preset, PresetName, protocol
+from experiments.image_meta.presets import Preset, PresetName, protocol
+from hdistill.checks import check_choice
 from hdistill.data import images
 from hdistill.data.augment import draw_batch, normalize, shrink
 from hdistill.data.datasets import DATASETS
@@ -25,7 +26,7 @@ MODELS = {"anil": Anil, "warpgrad": WarpGrad, "metaweightnet": MetaWeightNet}
 
 
 def make_setting(
-    model_name: ModelName,
+    model_name: str,
     dataset: str = "cifar100",
     init: str = "reptile",
     preset_name: PresetName = "cpu",
@@ -38,7 +39,12 @@ def make_setting(
     Args:
       init: "reptile" or "fomaml".
       image_size: height and width of the images; None for the preset's.
+
+    Raises:
+      ValueError: another model, data set or initialisation.
     """
+    check_choice("model", model_name, MODELS)
+    check_choice("dataset", dataset, [name for name, d in DATASETS.items() if d.split])
     preset = protocol(preset_name, model_name)
     if image_size is not None:
         preset = dataclasses.replace(preset, image_size=image_size)
