@@ -73,7 +73,7 @@ def notes(folder: pathlib.Path) -> list[str]:
 
 def main() -> None:
     """Draws the sets and writes RESULTS.md."""
-    names = [folder for study in STUDIES for folder in sorted((RESULTS / study).iterdir())]
+    names = [folder for study in STUDIES for folder in sorted((RESULTS / study).glob("*"))]
     sets = {f"{folder.parent.name}/{folder.name}": load_set(folder) for folder in names}
     parts = [INTRO, first_page(sets)]
     for study, (title, report) in STUDIES.items():

@@ -11,7 +11,7 @@ from hdistill.training import OwnedFolder
 SETS = [
     pytest.param(study, folder, id=f"{study}-{folder.name}")
     for study in report.STUDIES
-    for folder in sorted((report.RESULTS / study).iterdir())
+    for folder in sorted((report.RESULTS / study).glob("*"))
 ]
 
 
