@@ -65,8 +65,9 @@ def series(runs) -> list[dict]:
         if file.exists():
             for i, curve in enumerate(json.loads(file.read_text()), 1):
                 rows += points("", f"task {i}: fit", group[0], curve["grid"], curve["fit"])
-                rows += points("", f"task {i}: truth", group[0], curve["grid"], curve["truth"])
-                rows += points("", f"task {i}: points", group[0], curve["x"], curve["y"])
+                if group[0] is runs[0]:  # the same for all
+                    rows += points("", f"task {i}: truth", group[0], curve["grid"], curve["truth"])
+                    rows += points("", f"task {i}: points", group[0], curve["x"], curve["y"])
     return rows
 
 
@@ -104,14 +105,13 @@ def plot_curves(curves: pd.DataFrame):
     styles = style(curves)
     for row, chunk in zip(grid, chunks):
         for axis, task in zip(row, tasks):
-            drawn = {k: curves[curves["series"] == f"{task}: {k}"] for k in ("truth", "points")}
-            first = {k: v[v["title"] == titles[0]] for k, v in drawn.items()}
-            axis.plot(first["truth"]["x"], first["truth"]["y"], "k", lw=0.8, label="truth")
-            axis.plot(first["points"]["x"], first["points"]["y"], "ko", ms=4)
+            truth, dots = (curves[curves["series"] == f"{task}: {k}"] for k in ("truth", "points"))
+            axis.plot(truth["x"], truth["y"], "k", lw=0.8, label="truth")
+            axis.plot(dots["x"], dots["y"], "ko", ms=4)
             for title in chunk:
                 line = curves[(curves["series"] == f"{task}: fit") & (curves["title"] == title)]
                 axis.plot(line["x"], line["y"], label=title, **styles[title])
-            limit = 1.5 * first["truth"]["y"].abs().max()
+            limit = 1.5 * truth["y"].abs().max()
             axis.set(title=f"test {task}", xlabel="x", ylabel="y", ylim=(-limit, limit))
         row[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
