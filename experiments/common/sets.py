@@ -22,7 +22,10 @@ from experiments.common.runs import read_runs
 from hdistill.training import OwnedFolder, Run
 
 SERIES = ["setting", "series", "method", "title", "x", "low", "y", "high"]
-matplotlib.rcParams["svg.hashsalt"] = "hdistill"  # the same picture is the same file
+matplotlib.rcParams |= {
+    "svg.hashsalt": "hdistill",
+    "svg.fonttype": "none",
+}  # same picture, same file
 
 
 def open_out(out: pathlib.Path, study: str) -> OwnedFolder:

@@ -43,17 +43,17 @@ class Preset:
 PAPER = Preset()
 """Table 4 and Figure 8 of Lee et al. 2022: `python -m experiments.sinusoid --preset paper`.
 
-Five runs of ten methods, three minutes on 2 cores. The paper has HyperDistill at 0.327 ± 0.052; here
-it is above 1, robust HyperDistill and online RMD are near 0.3, FO and 1-step near 0.5 (RESULTS.md,
-sinusoid/five-seeds).
+Five runs of ten methods, three minutes on 2 cores. The paper has HyperDistill at 0.327 ± 0.052;
+here it is above 1, robust HyperDistill and online RMD are near 0.3, FO and 1-step near 0.5
+(RESULTS.md, sinusoid/five-seeds).
 """
 
 CPU = Preset(seeds=(0,))
 """The paper's protocol, one run of each method: `python -m experiments.sinusoid`.
 
-One minute on 2 cores. Expect about 0.27 for robust HyperDistill, 0.35 for online RMD, 0.5 for FO and
-1-step; HyperDistill ends at 4.5, and 1-step with a fitted size diverges. (The runs are chaotic: on
-another machine they are others.)
+One minute on 2 cores. Expect about 0.27 for robust HyperDistill, 0.35 for online RMD, 0.5 for FO
+and 1-step; HyperDistill ends at 4.5, and 1-step with a fitted size diverges. (The runs are
+chaotic: on another machine they are others.)
 """
 
 SMOKE = Preset(
