@@ -70,10 +70,13 @@ def learn(key, optimizer, meta_steps=150, estimator=hd.online.hyperdistill):
 
 
 def main():
-    factors, losses = learn(jax.random.key(0), optax.sgd(0.002))
-    tenth = len(losses) // 10
-    print(f"loss after {INNER_STEPS} steps on a new task, mean over {tenth} meta-steps:", end=" ")
-    print(f"first {sum(losses[:tenth]) / tenth:.3f}, last {sum(losses[-tenth:]) / tenth:.3f}")
+    optimizer, params = optax.sgd(0.002), jnp.zeros(SCALES.size)
+    factors, _ = learn(jax.random.key(0), optimizer)
+    weights = hd.InnerState(params, optimizer.init(params))
+    tasks, problem = sample_tasks(jax.random.key(1)), make_problem(optimizer)
+    for name, hparams in (("one rate for all", jnp.zeros(SCALES.size)), ("learnt rates", factors)):
+        errors = hd.evaluate(problem, hparams, weights, tasks, horizon=INNER_STEPS)
+        print(f"{name}: loss after {INNER_STEPS} steps on new tasks {errors.mean():.3f}")
     for scale, factor in zip(SCALES, jnp.exp(factors), strict=True):
         print(f"feature of scale {scale:6.2f}: rate x {factor:.2f}")
 
