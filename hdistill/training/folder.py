@@ -105,9 +105,7 @@ class RunFolder:
 
     def log(self, row: dict) -> None:
         """Appends a line to metrics.jsonl, flushed; figures that are not finite become null."""
-        row = {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
-        }
+        row = _finite(row)
         self.rows.append(row)
         with (self.path / METRICS).open("a") as file:
             file.write(_line(row))
@@ -121,10 +119,13 @@ class RunFolder:
         write_whole(self.claim(name), text)
 
     def finish(self, figures: dict) -> dict:
-        """Writes summary.json: the figures, what produced them, the checksums of the files."""
+        """Writes summary.json: the figures, what produced them, the checksums of the files.
+
+        Figures that are not finite become null.
+        """
         write_whole(self.path / METRICS, "".join(map(_line, self.rows)))
         names = sorted(self._folder.made - {SUMMARY, LOCK})
-        summary = figures | provenance()
+        summary = _finite(figures) | provenance()
         summary["files"] = {n: checksum(self.path / n) for n in names if (self.path / n).is_file()}
         summary = json.loads(as_json(summary))
         write_whole(self.path / SUMMARY, as_json(summary | {"checksum": _digest(summary)}))
@@ -216,6 +217,11 @@ def _lock(path: pathlib.Path):
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def _finite(row: dict) -> dict:
+    """What JSON can hold: null for a figure that is not finite."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def _line(row: dict) -> str:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from hdistill.checks import check_count
+from hdistill.checks import check_calls, check_count
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.training.folder import RunFolder
@@ -79,8 +79,12 @@ def run(
         checkpoint is due, the state's `hparams` or `weights`; it names the step.
       Stopped: a KeyboardInterrupt, on Ctrl-C or SIGTERM.
       DamagedCheckpoint: a ValueError, from the folder.
+      ValueError: another argument that is not what was expected; it is named.
     """
     check_count("total", total), check_count("save_every", save_every)
+    check_calls("tasks_at", tasks_at, "(m)")
+    if not isinstance(folder, RunFolder):
+        raise ValueError(f"folder={folder!r}: expected a training.RunFolder(path, config)")
     done, state = folder.restore(state)
     saved = done
     with StopRequest() as stop, tqdm(total=total, initial=done, desc=label, leave=False) as bar:
@@ -122,7 +126,11 @@ def figures(info) -> dict:
 
 
 def _fields(info) -> Mapping:
-    return info._asdict() if hasattr(info, "_asdict") else dict(info)
+    if hasattr(info, "_asdict"):
+        return info._asdict()
+    if not isinstance(info, Mapping):
+        raise ValueError(f"step's info is a {type(info).__name__}: expected a NamedTuple or a dict")
+    return info
 
 
 def _shown(row: dict) -> dict:

@@ -131,6 +131,8 @@ def test_any_step_is_run_and_leaves_a_verified_run(tmp_path):
     found = training.read_run(tmp_path)
     assert found.rows == rows and found.config["rates"] == [0.1, 0.2]
     assert found.summary["loss"] == rows[-1]["loss"] and found.summary["packages"]["jax"]
+    with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
+        assert folder.finish({"loss": float("nan")})["loss"] is None
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
     assert kept == {"10", "12"}
 
@@ -334,3 +336,21 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, monkeypatch):
             train(tmp_path / "cut")
     state, _ = train(tmp_path / "cut", resume=True)
     np.testing.assert_array_equal(state.hparams, whole.hparams)
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"total": 0}, "total=0"),
+        ({"save_every": 1.5}, "save_every=1.5"),
+        ({"folder": "runs/mine"}, "folder='runs/mine'.*RunFolder"),
+        ({"tasks_at": 3}, r"tasks_at=3.*\(m\)"),
+        ({"step": lambda state, tasks: (state, None)}, "info is a NoneType"),
+    ],
+)
+def test_bad_arguments_are_named(changed, words, tmp_path):
+    with training.RunFolder(tmp_path, CONFIG) as folder:
+        given = {"step": counted, "state": first_state(), "tasks_at": lambda m: m}
+        given |= {"total": 2, "folder": folder} | changed
+        with pytest.raises(ValueError, match=words):
+            training.run(given.pop("step"), given.pop("state"), given.pop("tasks_at"), **given)
