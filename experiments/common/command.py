@@ -28,7 +28,8 @@ class Command:
     resume: bool = False
     fallback: bool = False
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises ValueError for a seed that JAX would take for another."""
         for seed in self.seed:
             if not 0 <= seed <= LARGEST_SEED:
                 raise ValueError(f"seed={seed}: expected a whole number from 0 to {LARGEST_SEED}")
@@ -39,10 +40,12 @@ class Command:
         return {"resume": self.resume, "fallback": self.fallback}
 
 
-def run_command(kind: type, main: Callable, description: str | None) -> None:
+def run_command(kind: type[Command], main: Callable, description: str | None) -> None:
     """Runs `main` of what the command line says. What is refused ends in one line and status 2."""
     try:
-        main(tyro.cli(kind, description=description))
+        config = tyro.cli(kind, description=description)
+        config.check()
+        main(config)
     except Stopped as stop:
         print(f"{stop}; the same command with --resume goes on from there", file=sys.stderr)
         sys.exit(130)

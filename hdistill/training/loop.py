@@ -135,7 +135,9 @@ def _fields(info) -> Mapping:
 
 def _shown(row: dict) -> dict:
     return {
-        k: v for k, v in row.items() if isinstance(v, int | float) and k not in ("step", "seconds")
+        k: v
+        for k, v in row.items()
+        if isinstance(v, int | float) and k not in ("step", "seconds") and not k.endswith("_norm")
     }
 
 

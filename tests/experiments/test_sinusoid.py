@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.common.command import run_command
 from experiments.common.methods import METHODS, chosen
 from experiments.common.study import run
 from experiments.common.tables import format_interval, mean_interval
@@ -138,3 +140,18 @@ def test_every_method_says_what_it_was_run_with():
     for name, gamma, words in (("rmdd", 0.9, "method='rmdd'.*one of fo"), ("fo", 2, "gamma=2")):
         with pytest.raises(ValueError, match=words):
             chosen(name, METHODS, {}, {"gamma": (gamma,)})
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--seed", "4294967296"], "seed=4294967296: expected a whole number from 0 to 4294967295"),
+        (["--method", "rmdd"], "method='rmdd': expected 'all' or one of fo"),
+    ],
+)
+def test_a_refused_value_ends_in_one_line_and_status_2(arguments, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sinusoid", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run_command(Config, main, None)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and words in error
