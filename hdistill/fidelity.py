@@ -74,7 +74,7 @@ def compare(
       e_t or g_t is 0 (at t = 1 with w_0 = 0, say) the cosine is nan.
 
     Raises:
-      ValueError: methods that are no estimators or are named "exact", or arguments that do not fit
+      ValueError: methods that are not estimators or are named "exact", or arguments that do not fit
         together; see `hdistill.checks`.
     """
     if not isinstance(methods, Mapping) or not all(isinstance(name, str) for name in methods):

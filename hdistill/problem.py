@@ -82,8 +82,9 @@ def from_losses(
       normalize_by_update_norm, scale_by_trust_ratio, lars, novograd, adafactor, dowg.
 
     Raises:
-      ValueError: an argument that is no function, or no optax transformation; from Φ, weights that
-        are no `InnerState`, an inner loss that is no real scalar, an optimizer that asks for more.
+      ValueError: an argument that is not a function, or not an optax transformation; from Φ,
+        weights that are not an `InnerState`, an inner loss that is not a real scalar, an optimizer
+        that asks for more.
     """
     for name, loss in (("inner_loss", inner_loss), ("outer_loss", outer_loss)):
         check_calls(name, loss, "(params, hparams, batch)")

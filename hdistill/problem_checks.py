@@ -33,7 +33,7 @@ def check_functions(problem) -> None:
         if not callable(function):
             raise ValueError(
                 f"problem={problem!r}: expected hd.Problem(update, outer_loss) or "
-                f"hd.from_losses(...); its {name} is no function"
+                f"hd.from_losses(...); its {name} is not a function"
             )
         check_calls(f"problem.{name}", function, "(weights, hparams, batch)")
 

@@ -183,13 +183,13 @@ class Faults:
 
 
 def start(folder: pathlib.Path, stderr=subprocess.DEVNULL) -> subprocess.Popen:
-    """The target in a process of its own, resuming."""
+    """The target in another process, resuming."""
     command = [sys.executable, "-m", "experiments.bench.faults", "--target", str(folder)]
     return subprocess.Popen(command, stderr=stderr)
 
 
 def count_lines(path: pathlib.Path) -> int:
-    """Lines of a file, 0 where there is none."""
+    """Lines of a file, 0 if it does not exist."""
     return path.read_text().count("\n") if path.exists() else 0
 
 

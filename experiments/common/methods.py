@@ -126,7 +126,7 @@ def chosen(
       name: one method's, or "all".
       among: what "all" means.
       arguments: of the preset, for the methods that have them.
-      varied: the values of what is varied, each a method of its own.
+      varied: the values of each varied argument; each value gives a method.
 
     Raises:
       ValueError: a name that is not a method's, a γ outside [0, 1].

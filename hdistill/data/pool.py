@@ -61,7 +61,7 @@ class Pool:
         """Reads a pool that `save` wrote (or anything with the same three arrays).
 
         Raises:
-          ValueError: a file that is no pool, named.
+          ValueError: a file that is not a pool; the message names it.
         """
         try:
             with np.load(path) as file:
@@ -71,7 +71,7 @@ class Pool:
             return dataclasses.replace(pool, labels=labels.astype(np.int32))
         except FileNotFoundError:
             raise
-        except Exception as error:  # NumPy and zipfile have many words for a file that is no pool
+        except Exception as error:  # NumPy and zipfile raise many kinds for such a file
             raise ValueError(
                 f"{path}: {error}; expected a pool, an .npz with images uint8 [N, H, W, 3], "
                 "labels [N] and names"

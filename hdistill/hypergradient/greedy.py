@@ -28,7 +28,7 @@ class GreedyState(NamedTuple):
 def online_greedy(problem, *, gamma: float = 0.9) -> Estimator:
     """g_t = g_t^FO + Σ_{i<=t} γ^(t-i) α_i B_i, restarted with each task.
 
-    Each term is the one-step term of its own time, computed then and decayed since, so the price
+    Each term is the one-step term of its step, computed then and decayed later, so the price
     is one product a step, HyperDistill's. Where λ moves every n-th step only, the sum runs over
     those steps. γ = 0 is one-step.
 

@@ -105,7 +105,7 @@ def _stored(problem, hparams, start, batch_at, steps, first):
 def _checkpointed(problem, hparams, start, batch_at, steps, first):
     """Like `_stored`, keeping the weights at which each of about √T segments starts.
 
-    What √T does not divide goes first, as a short segment of its own.
+    The steps that √T does not divide go first, as a short segment.
     """
     length = math.isqrt(steps - 1) + 1  # ceil(√T)
     count, rest = divmod(steps, length)

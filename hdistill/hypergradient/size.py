@@ -60,7 +60,7 @@ def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9,
       (theta, samples): a floating scalar and `SizeSamples`. θ is 0 where every v_s is.
 
     Raises:
-      ValueError: γ outside [0, 1], a key that is not one typed key, batches whose leading axes
+      ValueError: γ outside [0, 1], a raw key, batches whose leading axes
         differ, or arguments that do not fit together; see `hdistill.checks`.
     """
     gamma = check_gamma(gamma)

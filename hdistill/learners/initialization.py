@@ -33,7 +33,7 @@ def reptile(learning_rate: float = 1.0) -> Initialization:
     """φ ← φ + learning_rate · mean over tasks of (w_T - φ) (Nichol et al. 2018).
 
     Raises:
-      ValueError: a learning rate that is no positive number.
+      ValueError: a learning rate that is not a positive number.
     """
     check_positive("learning_rate", learning_rate)
 

@@ -109,7 +109,7 @@ def stream(
 
     Raises:
       ValueError: an argument of the wrong type or out of range; an `every` that does not divide
-        `steps`; an estimator that is not online; from `init`, a key that is not one typed key and a
+        `steps`; an estimator that is not online; from `init`, a raw key and a
         Φ or L_val that does not fit (see `hdistill.problem_checks`); from `step`, while tracing,
         the state of another stream.
     """

@@ -52,7 +52,7 @@ class Checkpoints:
         write_whole(folder / CHECKSUM, checksum(*_parts(folder)))
 
     def restore(self, state, fallback: bool) -> tuple[int, Any, dict | None]:
-        """(step, state, record) of the last checkpoint; (0, `state`, None) where there is none.
+        """(step, state, record) of the last checkpoint; (0, `state`, None) without one.
 
         Args:
           state: of the structure of what was saved.

@@ -17,7 +17,7 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 
 def read_json(path: pathlib.Path) -> dict | None:
-    """What a JSON file holds, or None where there is none.
+    """What a JSON file holds, or None if the file does not exist.
 
     Raises:
       ValueError: it is damaged.

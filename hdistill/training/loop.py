@@ -21,7 +21,7 @@ class NonFiniteLoss(ValueError):
     Attributes:
       step: in which step of the run.
       inner_step: at which inner step of it, None where it has one loss only.
-      checkpoint: the step of the last checkpoint, 0 where there is none.
+      checkpoint: the step of the last checkpoint, 0 if none was written.
     """
 
     def __init__(self, what: str, unit: str, step: int, inner_step: int | None, checkpoint: int):
