@@ -57,7 +57,8 @@ def compare(
     before the first step, from the same w_0 and λ (Algorithm 4); a θ that is not finite or not
     positive is refused, and 1 stays in force.
 
-    The exact pass costs T² products and keeps T weights and batches.
+    The exact pass costs T² products and keeps T weights and batches. It differentiates Φ, whatever
+    the problem's surrogate.
 
     Args:
       problem: Φ and L_val.
@@ -122,7 +123,8 @@ def _run(problem, hparams, weights, batch_at, horizon, outer_batch, key, estimat
     Args:
       estimator: an online estimator, None for exact reverse mode.
     """
-    estimator = estimator or online_reverse_mode(problem, window=horizon)
+    exact = problem._replace(surrogate=None)
+    estimator = estimator or online_reverse_mode(exact, window=horizon)
     first = jnp.zeros((), jnp.int32)
     state = estimator.init(weights, hparams, batch_at(first))
     theta, status, fit = jnp.ones(()), jnp.int8(FitStatus.NONE), estimator.fit

@@ -18,7 +18,13 @@ from hdistill.checks import (
     leading_axis,
     named,
 )
-from hdistill.problem_checks import check_functions, check_optimizer, check_update, transform
+from hdistill.problem_checks import (
+    check_functions,
+    check_optimizer,
+    check_stateless,
+    check_update,
+    transform,
+)
 from hdistill.tree import dtype_of, is_real
 
 PyTree = Any
@@ -31,12 +37,23 @@ class Problem(NamedTuple):
       update: Φ, `(weights, hparams, batch) -> weights`. Weights keep their structure, shapes and
         dtypes. Whatever Φ carries from step to step (momentum, Adam's moments) is part of weights.
       outer_loss: L_val, `(weights, hparams, batch) -> scalar`.
+      surrogate: a map of Φ's signature whose Jacobians A and B stand for Φ's in every product of
+        every method; None for Φ itself. The trajectory and all values are always Φ's. With one step
+        of plain gradient descent for surrogate and momentum in Φ, A = I - η ∂²L, the form of Eq. 7
+        of Lee et al. 2022. `jax.grad` through `hd.unroll` does not know of it, and `hd.compare`'s
+        exact pass drops it.
 
     Weights, hparams and batches are arbitrary pytrees; hparams (λ) are all floating point.
     """
 
     update: Callable[[PyTree, PyTree, PyTree], PyTree]
     outer_loss: Callable[[PyTree, PyTree, PyTree], jax.Array]
+    surrogate: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None
+
+    @property
+    def differentiated(self) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
+        """The map whose Jacobians are taken: the surrogate, or Φ."""
+        return self.update if self.surrogate is None else self.surrogate
 
 
 class InnerState(NamedTuple):
@@ -50,6 +67,7 @@ def from_losses(
     inner_loss: Callable[[PyTree, PyTree, PyTree], jax.Array],
     outer_loss: Callable[[PyTree, PyTree, PyTree], jax.Array],
     optimizer: optax.GradientTransformation,
+    surrogate: optax.GradientTransformation | None = None,
 ) -> Problem:
     """Builds the problem whose Φ is one step of an optax optimizer on the inner loss.
 
@@ -65,6 +83,9 @@ def from_losses(
         take its `.gradient_transformation()` (after a step that only accumulates, a method that
         sees the last step alone sees nothing). `optax.lookahead` keeps two sets of parameters:
         write its Φ as an `hd.Problem`.
+      surrogate: an optax transformation without state, such as `optax.sgd(lr)`. One step of it on
+        the inner loss is the problem's surrogate; the optimizer's state passes through it
+        unchanged. None: the optimizer itself is differentiated.
 
     Returns:
       A `Problem` over `InnerState` weights.
@@ -82,24 +103,36 @@ def from_losses(
       normalize_by_update_norm, scale_by_trust_ratio, lars, novograd, adafactor, dowg.
 
     Raises:
-      ValueError: an argument that is not a function, or not an optax transformation; from Φ,
-        weights that are not an `InnerState`, an inner loss that is not a real scalar, an optimizer
-        that asks for more.
+      ValueError: an argument that is not a function, or not an optax transformation; a surrogate
+        with a state; from Φ, weights that are not an `InnerState`, an inner loss that is not a real
+        scalar, an optimizer that asks for more.
     """
     for name, loss in (("inner_loss", inner_loss), ("outer_loss", outer_loss)):
         check_calls(name, loss, "(params, hparams, batch)")
     check_optimizer("optimizer", optimizer)
+    if surrogate is not None:
+        check_optimizer("surrogate", surrogate)
+        check_stateless("surrogate", surrogate)
+
+    def move(name, transformation, params, state, hparams, batch):
+        gradient = jax.grad(_scalar(inner_loss))(params, hparams, batch)
+        updates, state = transform(name, transformation, gradient, state, params)
+        return optax.apply_updates(params, updates), state
 
     def update(weights: InnerState, hparams: PyTree, batch: PyTree) -> InnerState:
         params, opt_state = _params_and_state(weights)
-        gradient = jax.grad(_scalar(inner_loss))(params, hparams, batch)
-        updates, opt_state = transform("optimizer", optimizer, gradient, opt_state, params)
-        return InnerState(optax.apply_updates(params, updates), opt_state)
+        return InnerState(*move("optimizer", optimizer, params, opt_state, hparams, batch))
+
+    def stand_in(weights: InnerState, hparams: PyTree, batch: PyTree) -> InnerState:
+        params, opt_state = _params_and_state(weights)
+        nothing = check_stateless("surrogate", surrogate, params)
+        params, _ = move("surrogate", surrogate, params, nothing, hparams, batch)
+        return InnerState(params, opt_state)
 
     def outer(weights: InnerState, hparams: PyTree, batch: PyTree) -> jax.Array:
         return outer_loss(_params_and_state(weights)[0], hparams, batch)
 
-    return Problem(update, outer)
+    return Problem(update, outer, None if surrogate is None else stand_in)
 
 
 def _params_and_state(weights):

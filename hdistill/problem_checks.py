@@ -36,12 +36,17 @@ def check_functions(problem) -> None:
                 f"hd.from_losses(...); its {name} is not a function"
             )
         check_calls(f"problem.{name}", function, "(weights, hparams, batch)")
+    if problem.surrogate is not None:
+        check_calls("problem.surrogate", problem.surrogate, "(weights, hparams, batch)")
 
 
 def check_update(problem, hparams, weights, batch) -> None:
-    """Φ keeps the weights' structure, shapes and dtypes."""
-    name = "problem.update(weights, hparams, batch)"
-    Signature.of(weights).check(name, _result(name, problem.update, weights, hparams, batch))
+    """Φ, and its surrogate if there is one, keep the weights' structure, shapes and dtypes."""
+    for field in ("update", "surrogate"):
+        function = getattr(problem, field)
+        if function is not None:
+            name = f"problem.{field}(weights, hparams, batch)"
+            Signature.of(weights).check(name, _result(name, function, weights, hparams, batch))
 
 
 def check_problem(problem, hparams, weights, batch, outer_batch) -> None:
@@ -121,6 +126,26 @@ def check_optimizer(name: str, optimizer) -> None:
     elif callable(optimizer):
         hint = "; call it, as optax.sgd(0.1)"
     raise ValueError(f"{name}={optimizer!r}: expected an optax transformation{hint}")
+
+
+def check_stateless(name: str, optimizer, params=None):
+    """An optax transformation that carries nothing. Returns its empty state.
+
+    Args:
+      params: what it is for; None where that is not known yet, and then not every state shows.
+    """
+    try:
+        state = begin(name, optimizer, jnp.zeros(()) if params is None else params)
+    except ValueError:
+        if params is None:  # it may be made for a tree of another structure
+            return None
+        raise
+    if jax.tree.leaves(state):
+        raise ValueError(
+            f"{name}={optimizer!r}: expected an optax transformation without state, such as "
+            f"optax.sgd(rate), but its init returned {jax.tree.map(describe, state)}"
+        )
+    return state
 
 
 def begin(name: str, optimizer, params):

@@ -1,8 +1,9 @@
-"""The only pullbacks: of the outer loss at (w, λ), and of Φ at (w, λ).
+"""The only pullbacks: of the outer loss at (w, λ), and of Φ or its surrogate at (w, λ).
 
 With A = ∂Φ/∂w and B = ∂Φ/∂λ, the products that the paper calls JVPs are vector-Jacobian products:
 a cotangent α of the weights times A or B. α is a list, one array for each floating-point leaf of
-the weights, because integer leaves (Adam's step counter) take no derivative.
+the weights, because integer leaves (Adam's step counter) take no derivative. Where the problem has
+a surrogate, A and B are the surrogate's.
 """
 
 import jax
@@ -24,8 +25,23 @@ def outer_pullback(problem, weights, hparams, batch):
     return loss, alpha, first_order
 
 
+def differentiable(problem, weights, batch):
+    """The map whose Jacobians are A and B, on the weights' floating-point leaves.
+
+    Returns:
+      (phi, point): `phi(real, hparams)` with its result as such a list too, and the list at which
+      to take its derivatives.
+    """
+    real, merge = split(weights)
+
+    def phi(real, hparams):
+        return split(problem.differentiated(merge(real), hparams, batch))[0]
+
+    return phi, real
+
+
 def inner_pullback(problem, weights, hparams, batch, alpha):
-    """(αA, αB) of Φ at (w, λ; D): both Jacobian products from one `jax.vjp`.
+    """(αA, αB) at (w, λ; D): both Jacobian products from one `jax.vjp`.
 
     Args:
       alpha: cotangent of Φ(w, λ; D), a list as `outer_pullback` returns it.
@@ -33,12 +49,13 @@ def inner_pullback(problem, weights, hparams, batch, alpha):
     Returns:
       αA, a list like `alpha`, and αB, of the structure of `hparams`.
     """
-    real, merge = split(weights)
-    _, vjp = jax.vjp(lambda r, h: split(problem.update(merge(r), h, batch))[0], real, hparams)
+    phi, real = differentiable(problem, weights, batch)
+    _, vjp = jax.vjp(phi, real, hparams)
     return vjp(alpha)
 
 
 def hparams_pullback(problem, weights, hparams, batch, alpha):
     """αB alone: Φ is not linearised in w, so that no half of the work waits to be thrown away."""
-    _, vjp = jax.vjp(lambda h: split(problem.update(weights, h, batch))[0], hparams)
+    phi, real = differentiable(problem, weights, batch)
+    _, vjp = jax.vjp(lambda h: phi(real, h), hparams)
     return vjp(alpha)[0]

@@ -11,8 +11,8 @@ from hdistill.tree import is_real, shapes, split
 def reaching_hparams(problem, hparams, weights, batch, outer_batch, depth: int) -> list[bool]:
     """For each leaf of λ, whether a path leads from it to L_val through at most `depth` steps of Φ.
 
-    Φ and L_val are each traced once, in forward mode (so that Φ needs no reverse one): the graph of
-    which leaf depends on which is the same at every step.
+    Φ (or its surrogate) and L_val are each traced once, in forward mode (so that Φ needs no reverse
+    one): the graph of which leaf depends on which is the same at every step.
 
     Args:
       depth: how many steps of Φ the path may take: 0 for first-order, T for full-horizon methods.
@@ -25,7 +25,7 @@ def reaching_hparams(problem, hparams, weights, batch, outer_batch, depth: int) 
     (loss,) = _dependence(problem.outer_loss, weights, hparams, outer_batch)
     reached, needed = loss >> count, loss & weights_only
     if depth and reached != everything:
-        step = _dependence(problem.update, weights, hparams, batch)
+        step = _dependence(problem.differentiated, weights, hparams, batch)
         # A shortest path visits no leaf twice, so that more steps than leaves find nothing new.
         for _ in range(min(depth, count + 1)):
             before = _union(mask for i, mask in enumerate(step) if needed >> i & 1)

@@ -18,7 +18,7 @@ from hdistill.hypergradient.base import (
     run_offline,
     spend,
 )
-from hdistill.products import outer_pullback
+from hdistill.products import differentiable, outer_pullback
 from hdistill.tree import dtype_of, split, vary_like
 
 
@@ -117,11 +117,8 @@ def _zero(weights, hparams):
 
 def _push(problem, weights, hparams, batch, jacobian):
     """A Z + B, a Jacobian-vector product for each scalar hyperparameter."""
-    real, merge = split(weights)
+    phi, real = differentiable(problem, weights, batch)
     flat, unravel = ravel_pytree(hparams)
-
-    def phi(values, hparams):
-        return split(problem.update(merge(values), hparams, batch))[0]
 
     def column(j, tangent):
         unit = vary_like(unravel(jax.nn.one_hot(j, flat.size, dtype=flat.dtype)), hparams)

@@ -15,8 +15,8 @@ from hdistill.hypergradient.base import (
     OfflineInfo,
 )
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
-from hdistill.products import hparams_pullback
-from hdistill.tree import split, vary_like
+from hdistill.products import differentiable, hparams_pullback
+from hdistill.tree import vary_like
 
 
 def implicit(
@@ -34,8 +34,8 @@ def implicit(
     """g = g^FO + α_T (I - A)⁻¹ B, as if w_{T-1} were a fixed point of Φ.
 
     A = ∂Φ/∂w and B = ∂Φ/∂λ are taken at the last step, (w_{T-1}, λ; D_T): the map iterated is Φ
-    itself, momentum and all, not plain gradient descent on the inner loss. Exact where w_T is a
-    fixed point of a contracting Φ.
+    itself, momentum and all. Exact where w_T is a fixed point of a contracting Φ. For Lorraine et
+    al.'s, which iterates plain gradient descent, give the problem that for its surrogate.
 
     Weights that λ does not reach (a frozen body, the rate that `optax.inject_hyperparams` carries,
     a unit that is dead on the whole batch) have no response to λ, and Φ may carry them unchanged,
@@ -111,11 +111,7 @@ def _method(solver: str, terms: int) -> LastStep:
 @functools.cache  # so that two calls with the same options share a program
 def _last_step(solver: str, terms: int) -> LastStep:
     def second_order(problem, previous, hparams, batch, alpha):
-        real, merge = split(previous)
-
-        def phi(values, hparams):
-            return split(problem.update(merge(values), hparams, batch))[0]
-
+        phi, real = differentiable(problem, previous, batch)
         x, products = _SOLVERS[solver](phi, real, hparams, alpha, terms)
         return hparams_pullback(problem, previous, hparams, batch, x), products
 
