@@ -194,6 +194,30 @@ def count_steps(batches, horizon: int | None) -> int:
     return steps
 
 
+def check_every(every, horizon: int, outer_batch) -> int | None:
+    """n, inner steps between two outer losses, checked beside their batches [T // n, ...].
+
+    Raises:
+      ValueError: n below 1 or above T, stacked outer batches of another number.
+    """
+    if every is None:
+        return None
+    every = check_count("every", every)
+    if every > horizon:
+        raise ValueError(f"every={every}: expected at most horizon={horizon}")
+    if callable(outer_batch) or not jax.tree.leaves(outer_batch):
+        return every
+    check_no_list("outer_batch", outer_batch, "outer loss")
+    check_arrays("outer_batch", outer_batch)
+    losses, given = horizon // every, leading_axis(outer_batch, "outer_batch")
+    if given != losses:
+        raise ValueError(
+            f"outer_batch: the leading axis is {given}, expected {losses}, a batch for each outer "
+            f"loss, because every={every} and horizon={horizon}"
+        )
+    return every
+
+
 def batch_stream(batches) -> Callable[[jax.Array], PyTree]:
     """t -> D_{t+1}, from stacked batches [T, ...], a function of the step, or None."""
     if callable(batches):
@@ -201,8 +225,8 @@ def batch_stream(batches) -> Callable[[jax.Array], PyTree]:
     return lambda t: jax.tree.map(lambda x: jnp.asarray(x)[t], batches)
 
 
-def batch_shapes(batch_at):
-    """The shapes of a batch, where `batch_at` takes a traced t."""
+def batch_shapes(name: str, batch_at):
+    """The shapes of a batch, where `batch_at`, the argument `name`, takes a traced t."""
     try:
         return jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
     except (
@@ -211,24 +235,24 @@ def batch_shapes(batch_at):
         jax.errors.TracerIntegerConversionError,
     ) as error:
         raise ValueError(
-            "batches(t): t is traced, int32 []; expected a function that JAX can trace, with its "
+            f"{name}(t): t is traced, int32 []; expected a function that JAX can trace, with its "
             "data in jnp arrays and no Python int of t"
         ) from error
 
 
-def check_last_batch(batches, horizon: int) -> None:
+def check_last_batch(name: str, batches, horizon: int) -> None:
     """A batch function still has data at t = T - 1, where JAX by itself would repeat the last.
 
     It is called once, outside any compilation; inside one its data may not be known yet.
     """
     if is_tracing():
         return
-    batch_shapes(batches)
+    batch_shapes(name, batches)
     checked = checkify.checkify(batches, errors=checkify.index_checks)
     error = checked(jnp.asarray(horizon - 1, jnp.int32))[0].get()
     if error:
         raise ValueError(
-            f"batches(t) at t = {horizon - 1}, the last of horizon={horizon} steps: {error.strip()}"
+            f"{name}(t) at t = {horizon - 1}, the last of horizon={horizon} steps: {error.strip()}"
             "; expected a batch for each t = 0..T-1 (to repeat the data, take t % len)"
         )
 
@@ -263,11 +287,11 @@ def unroll(problem: Problem, hparams, weights, batches, horizon: int | None = No
 
 def _unroll(problem, function, horizon):
     if function is not None:
-        check_last_batch(function, horizon)
+        check_last_batch("batches", function, horizon)
 
     def call(hparams, weights, batches):
         batch_at = batch_stream(function or batches)
-        batch = batch_shapes(batch_at)
+        batch = batch_shapes("batches", batch_at)
         check_update(problem, hparams, weights, batch)
         return run(problem, hparams, weights, batch_at, horizon)[0]
 

@@ -36,7 +36,7 @@ def check_functions(problem) -> None:
                 f"hd.from_losses(...); its {name} is not a function"
             )
         check_calls(f"problem.{name}", function, "(weights, hparams, batch)")
-    if problem.surrogate is not None:
+    if getattr(problem, "surrogate", None) is not None:
         check_calls("problem.surrogate", problem.surrogate, "(weights, hparams, batch)")
 
 

@@ -33,6 +33,12 @@ def reaching_hparams(problem, hparams, weights, batch, outer_batch, depth: int) 
     return [bool(reached >> j & 1) for j in range(len(jax.tree.leaves(hparams)))]
 
 
+def reaching_weights(problem, hparams, weights, outer_batch) -> list[bool]:
+    """For each floating-point leaf of the weights, whether L_val depends on it."""
+    (loss,) = _dependence(problem.outer_loss, weights, hparams, outer_batch)
+    return [bool(loss >> i & 1) for i in range(len(split(weights)[0]))]
+
+
 def unchanged(problem, hparams, weights, batch) -> list[bool]:
     """For each leaf of the weights, whether Φ hands it on as it is."""
     arguments = shapes((weights, hparams, batch))

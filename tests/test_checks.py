@@ -86,8 +86,12 @@ def test_estimator_of_the_learner():
         build(quadratic(), hyper_optimizer=0.1)
     with raises("every=3, last=1", "never move", "horizon=4"):
         build(quadratic(), every=3, last=1)
-    with raises("every=2", "offline"):
-        build(quadratic(), hd.offline.drmad, every=2)
+    with raises("last=2", "offline"):
+        build(quadratic(), hd.offline.drmad, last=2)
+    with raises("every=2", "one_step", "without that option"):
+        build(quadratic(), hd.offline.one_step, every=2)
+    with raises("every=5", "at most horizon=4"):
+        build(quadratic(), hd.offline.drmad, every=5)
 
 
 @pytest.mark.parametrize("name", OFFLINE)

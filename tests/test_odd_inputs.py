@@ -89,7 +89,7 @@ bad_values(
 for name, value in (("horizon", 3), ("return_info", True)):
     partial = functools.partial(hd.offline.drmad, **{name: value})
     row(f"partial {name}", lambda p=partial: learner(p), "estimator=", name, "learner sets itself")
-row("offline every", lambda: learner(hd.offline.drmad, every=2), "every=2", "offline")
+row("offline every", lambda: learner(hd.offline.one_step, every=2), "every=2", "offline")
 row("offline last", lambda: learner(hd.offline.drmad, last=2), "last=2", "offline")
 row("never moves", lambda: learner(every=3, last=1), "every=3, last=1", "never move")
 row("every too large", lambda: learner(every=5), "every=5", "never move", "horizon=4")

@@ -1,5 +1,7 @@
 """The recursion behind every exact or interpolated reverse pass."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,9 +10,25 @@ from hdistill.products import inner_pullback
 from hdistill.tree import vary_like
 
 
+class Pulled(NamedTuple):
+    """What `backward` returns.
+
+    Attributes:
+      alpha: the cotangent of the weights before the first step, a list.
+      total: g, what fell on λ.
+      carry: the last carry of `visit`.
+      outputs: of `visit`, stacked by t, not by s: s belongs to outputs[S - s].
+    """
+
+    alpha: list
+    total: Any
+    carry: Any
+    outputs: Any
+
+
 def backward(
     problem, hparams, point_at, batch_at, steps, alpha, first=0, total=None, visit=None, carry=None
-):
+) -> Pulled:
     """Pulls α back through the inner steps, last to first, and sums what falls on λ.
 
     For t = first + steps - 1 down to first, with A_t, B_t the Jacobians of Φ at (point_at(t), λ;
@@ -31,11 +49,9 @@ def backward(
       alpha: cotangent of the weights after the last step, a list (see `products`).
       first: the number of the first of them, int32 [].
       total: g to start from; zero if None.
-      visit: `(carry, t, weights, batch, g_s) -> (carry, outputs)`, called after each step.
+      visit: `(carry, t, weights, batch, α, g_s) -> (carry, α, outputs)`, called after each step,
+        with the weights before it; what it adds to α is pulled back through the steps that remain.
       carry: its first carry.
-
-    Returns:
-      (α, g, outputs): `outputs` is stacked by t, not by s: s belongs to outputs[S - s].
     """
     total = optax.tree.zeros_like(hparams) if total is None else total
 
@@ -44,10 +60,12 @@ def backward(
         weights, batch = point_at(t), batch_at(t)
         alpha, direct = inner_pullback(problem, weights, hparams, batch, alpha)
         total = optax.tree.add(total, direct)
-        carry, outputs = visit(carry, t, weights, batch, total) if visit else (carry, None)
+        outputs = None
+        if visit:
+            carry, alpha, outputs = visit(carry, t, weights, batch, alpha, total)
         return (t - 1, alpha, total, carry), outputs
 
     last = jnp.asarray(first + steps - 1, jnp.int32)
     start = (last, *vary_like((alpha, total, carry), (alpha, hparams)))
-    (_, alpha, total, _), outputs = jax.lax.scan(body, start, length=steps, reverse=True)
-    return alpha, total, outputs
+    (_, alpha, total, carry), outputs = jax.lax.scan(body, start, length=steps, reverse=True)
+    return Pulled(alpha, total, carry, outputs)

@@ -23,6 +23,7 @@ from hdistill.problem import (
     PyTree,
     batch_shapes,
     batch_stream,
+    check_every,
     check_last_batch,
     count_steps,
 )
@@ -93,7 +94,8 @@ class OfflineInfo(NamedTuple):
 
     Attributes:
       weights: w_T.
-      outer_loss: L_val(w_T, λ), a scalar.
+      outer_loss: L_val(w_T, λ), a scalar; with `every=n` of a method that takes it, L_val at w_n,
+        w_2n, ..., w_mn, floating [m].
       products: number of Jacobian products of Φ (αA and αB count one each), int32 [], at most
         2³¹ - 1.
       finite: whether the hypergradient and the outer loss are finite throughout, bool []. Not
@@ -102,7 +104,7 @@ class OfflineInfo(NamedTuple):
 
     weights: PyTree
     outer_loss: jax.Array
-    products: jax.Array
+    products: jax.Array | int
     finite: jax.Array | None = None
 
 
@@ -170,6 +172,7 @@ class Arguments(NamedTuple):
     batches: Any
     outer_batch: PyTree
     horizon: int | None
+    every: int | None = None
 
 
 def run_offline(method, name, depth, arguments: Arguments, return_info, *options):
@@ -177,7 +180,7 @@ def run_offline(method, name, depth, arguments: Arguments, return_info, *options
 
     Args:
       method: `(problem, hparams, weights, batch_at, horizon, outer_batch, *options) ->
-        (Hypergradient, OfflineInfo)`.
+        (Hypergradient, OfflineInfo)`; with `every`, `outer_batch` is a function of the inner step.
       name: for messages.
       depth: how many inner steps the method differentiates through, `ALL` of them or fewer.
       options: the method's own, static.
@@ -198,27 +201,41 @@ def open_offline(function, name, depth, arguments: Arguments, *options):
     *options)`, where `arrays` are what it is called with besides. It makes the other checks as it
     is traced, once for each compilation.
     """
-    problem, hparams, weights, batches, outer_batch, horizon = arguments
+    problem, hparams, weights, batches, outer_batch, horizon, every = arguments
     check_functions(problem)
     horizon = count_steps(batches, horizon)
-    for argument in ("hparams", "weights", "outer_batch"):
+    every = check_every(every, horizon, outer_batch)
+    for argument in ("hparams", "weights"):
         check_arrays(argument, getattr(arguments, argument))
     batch_function, stacked = (batches, None) if callable(batches) else (None, batches)
-    static = (function, name, depth, problem, batch_function, horizon, *options)
-    return compiled(_program, *static), (hparams, weights, stacked, outer_batch)
+    outer_function = None
+    if every is not None and callable(outer_batch):
+        outer_function, outer_batch = outer_batch, None
+    check_arrays("outer_batch", outer_batch)
+    static = (function, name, depth, problem, batch_function, outer_function, horizon, every)
+    return compiled(_program, *static, *options), (hparams, weights, stacked, outer_batch)
 
 
-def _program(function, name, depth, problem, batch_function, horizon, *options):
+def _program(
+    function, name, depth, problem, batch_function, outer_function, horizon, every, *options
+):
     if batch_function is not None:
-        check_last_batch(batch_function, horizon)
+        check_last_batch("batches", batch_function, horizon)
+    if outer_function is not None:
+        check_last_batch("outer_batch", outer_function, horizon // every * every)
 
     def program(hparams, weights, stacked, outer_batch, *arrays):
         batch_at = batch_stream(batch_function or stacked)
-        batch = batch_shapes(batch_at)
-        check_problem(problem, hparams, weights, batch, outer_batch)
+        batch = batch_shapes("batches", batch_at)
+        one_outer = outer_batch
+        if every is not None:
+            numbered = batch_stream(outer_batch)  # the j-th loss's, of those stacked
+            outer_batch = outer_function or (lambda t: numbered(t // every))
+            one_outer = batch_shapes("outer_batch", outer_batch)
+        check_problem(problem, hparams, weights, batch, one_outer)
         if depth is not None:  # None: what is called will warn by itself
             span = min(depth, horizon)
-            warn_if_zero(problem, hparams, weights, batch, outer_batch, span, name)
+            warn_if_zero(problem, hparams, weights, batch, one_outer, span, name)
         task = (problem, hparams, weights, batch_at, horizon, outer_batch)
         return function(*task, *arrays, *options)
 

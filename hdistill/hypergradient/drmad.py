@@ -1,28 +1,43 @@
-"""DrMAD: reverse mode along a straight line between the first and the last weights."""
+"""DrMAD: reverse mode along a line between the first and the last weights, straight or bent."""
 
 import jax
-import jax.numpy as jnp
 
+from hdistill.checks import check_count
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.base import ALL, Arguments, Hypergradient, OfflineInfo, run_offline
-from hdistill.problem import run
-from hdistill.products import outer_pullback
-from hdistill.reach import unchanged
-from hdistill.tree import dtype_of, is_real
+from hdistill.hypergradient.line import walk
+from hdistill.hypergradient.outer_losses import outer_losses
 
 
 def drmad(
-    problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False
+    problem,
+    hparams,
+    weights,
+    batches,
+    outer_batch,
+    *,
+    anchors: int = 1,
+    every: int | None = None,
+    horizon=None,
+    return_info=False,
 ) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:
     """g = g^FO + Σ_t α_T Â_T … Â_{t+1} B̂_t, where the trajectory is taken for a straight line.
 
     Â_t and B̂_t are the Jacobians of Φ(·, λ; D_t) at ŵ_{t-1} = (1 - (t-1)/T) w_0 + ((t-1)/T) w_T.
+    With `anchors=k` the line is bent: it runs through w_0 and the weights after steps ⌈jT/k⌉,
+    j = 1..k. With k = T it is the trajectory, and the result is exact.
 
-    Memory is constant in T: the trajectory is interpolated, never stored. The exception is what
-    takes no derivative and changes from step to step, such as a step counter or a key: of such
-    leaves those of all T steps are stored (4 bytes a step for a counter), because between two of
-    them there is nothing. Exact where the true trajectory is a straight line walked at constant
-    speed.
+    With `every=n` the outer losses after steps n, 2n, ..., mn are summed, m = ⌊T / n⌋, as in
+    `hd.offline.reverse_mode`, in the same one pass back: each loss and its gradients are taken at
+    the true w_jn, on the way forward, and its cotangent is added on the way back.
+
+    Memory is constant in T: k weights are stored, and with `every` m - 1 cotangents, of those
+    leaves alone that L_val depends on. The exception is what takes no derivative and changes from
+    step to step, such as a step counter or a key: of such leaves those of all T steps are stored
+    (4 bytes a step for a counter), because between two of them there is nothing. Exact where the
+    true trajectory is a straight line walked at constant speed.
+
+    Warning: `anchors` and `every` are not the paper's; their defaults are.
 
     References:
       Fu et al., "DrMAD: Distilling Reverse-Mode Automatic Differentiation for Optimizing
@@ -34,57 +49,45 @@ def drmad(
       weights: w_0, a pytree.
       batches: stacked [T, ...], or a function t -> batch (t = 0..T-1) with `horizon`, called again
         on the way back.
-      outer_batch: the batch of L_val.
+      outer_batch: the batch of L_val; with `every`, stacked [m, ...], or a function of the inner
+        step, asked at t = n-1, 2n-1, ...
+      anchors: k >= 1, straight pieces of the line.
+      every: n, inner steps between two outer losses; None for L_val at w_T alone.
       horizon: T, where `batches` does not tell it.
       return_info: also return an `OfflineInfo`.
 
     Returns:
-      A `Hypergradient`; with `return_info`, a pair with the info. 2T - 1 products.
+      A `Hypergradient`; with `return_info`, a pair with the info. 2T - 1 products; with `every`,
+      2mn - 1.
 
     Raises:
-      ValueError: arguments that do not fit together; see `hdistill.checks`.
+      ValueError: anchors or every < 1 or > T, or arguments that do not fit together; see
+        `hdistill.checks`.
 
     Warns:
       ZeroHypergradientWarning: no path leads from some leaf of λ to L_val.
     """
-    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
-    return run_offline(_drmad, "drmad", ALL, arguments, return_info)
+    anchors = check_count("anchors", anchors)
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon, every)
+    return run_offline(_drmad, "drmad", ALL, arguments, return_info, every, anchors)
 
 
-def _drmad(problem, hparams, weights, batch_at, horizon, outer_batch):
-    final, point_at = straight_line(problem, hparams, weights, batch_at, horizon)
-    loss, alpha, first_order = outer_pullback(problem, final, hparams, outer_batch)
-    _, second_order, _ = backward(problem, hparams, point_at, batch_at, horizon, alpha)
-    info = OfflineInfo(final, loss, 2 * horizon - 1)
-    return Hypergradient(first_order, second_order), info
+def _drmad(problem, hparams, weights, batch_at, horizon, outer_batch, every, anchors: int):
+    if anchors > horizon:
+        raise ValueError(f"anchors={anchors}: expected at most horizon={horizon}")
+    losses = outer_losses(horizon, outer_batch, every)
+    walked = walk(problem, hparams, weights, batch_at, horizon, losses, anchors)
 
+    def add_loss(carry, t, weights, batch, alpha, total):
+        def add():
+            return walked.add_alpha(t // losses.every - 1, alpha)
 
-def straight_line(problem, hparams, weights, batch_at, horizon: int):
-    """Runs the inner optimisation. Returns w_T and t -> ŵ_t = (1 - t/T) w_0 + (t/T) w_T.
+        return carry, jax.lax.cond(losses.falls_at(t), add, lambda: alpha), None
 
-    t = 0..T here is the paper's t - 1. Leaves that take no derivative (step counters, keys) are
-    those of the true w_t: w_0's where Φ hands them on as they are, and stored elsewhere.
-    """
-    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
-    same = unchanged(problem, hparams, weights, batch)
-    stored = [not (is_real(leaf) or same) for leaf, same in zip(jax.tree.leaves(weights), same)]
-
-    def keep(weights):
-        return [leaf for leaf, chosen in zip(jax.tree.leaves(weights), stored) if chosen]
-
-    final, steps = run(problem, hparams, weights, batch_at, horizon, keep=keep)
-
-    def point_at(t):
-        true = iter(jax.tree.map(lambda x: x[t], steps))
-
-        def between(a, b, stored):
-            if is_real(a):
-                wide = jnp.promote_types(dtype_of(a), jnp.float32)  # half precision counts to 256
-                share = (jnp.asarray(t, wide) / horizon).astype(dtype_of(a))
-                return (1 - share) * a + share * b
-            return next(true) if stored else a
-
-        ends = zip(jax.tree.leaves(weights), jax.tree.leaves(final), stored)
-        return jax.tree.unflatten(jax.tree.structure(weights), [between(*x) for x in ends])
-
-    return final, point_at
+    visit = add_loss if losses.number > 1 else None
+    pulled = backward(
+        problem, hparams, walked.point_at, batch_at, losses.end, walked.alpha, visit=visit
+    )
+    values = losses.info(walked.earlier_losses, walked.loss)
+    info = OfflineInfo(walked.final, values, 2 * losses.end - 1)
+    return Hypergradient(walked.first_order, pulled.total), info

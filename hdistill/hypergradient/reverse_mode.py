@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from hdistill.checks import Signature, check_count, check_flag, check_memory
-from hdistill.hypergradient.backward import backward
+from hdistill.hypergradient.backward import Pulled, backward
 from hdistill.hypergradient.base import (
     ALL,
     Arguments,
@@ -20,6 +20,7 @@ from hdistill.hypergradient.base import (
     run_offline,
     spend,
 )
+from hdistill.hypergradient.outer_losses import outer_losses
 from hdistill.problem import run
 from hdistill.products import inner_pullback, outer_pullback
 from hdistill.tree import nbytes
@@ -34,6 +35,7 @@ def reverse_mode(
     *,
     checkpoint: bool = False,
     window: int | None = None,
+    every: int | None = None,
     horizon=None,
     return_info=False,
 ) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:
@@ -42,6 +44,14 @@ def reverse_mode(
     Plain, the weights of every step are stored (and nothing else: Φ runs again on the way back).
     With `checkpoint`, those of every √T-th step, and each stretch runs forward twice: about 2√T
     weights in memory. With `window=K` (Shaban et al.'s truncated back-propagation), the K last.
+
+    With `every=n` it is the derivative of the sum of the outer losses of an online run at fixed λ,
+    Σ_j L_val(w_jn(λ), λ) for j = 1..m, m = ⌊T / n⌋, in the same one pass back: the cotangent of
+    each loss is added on the way.
+
+        for t = mn..1:  α ← α + ∂L_val(w_t, λ)/∂w where n divides t;  g ← g + α B_t;  α ← α A_t
+
+    Steps after w_mn earn nothing; with a window, only the losses and steps of the last K count.
 
     References:
       Maclaurin et al., "Gradient-based Hyperparameter Optimization through Reversible Learning",
@@ -52,17 +62,21 @@ def reverse_mode(
       hparams: λ, a floating-point pytree.
       weights: w_0, a pytree.
       batches: stacked [T, ...], or a function t -> batch (t = 0..T-1) with `horizon`.
-      outer_batch: the batch of L_val.
+      outer_batch: the batch of L_val; with `every`, stacked [m, ...], or a function of the inner
+        step, asked at t = n-1, 2n-1, ...
       checkpoint: keep about 2√T weights rather than T.
       window: K, how many of the last steps to go back through; None for all. More than T is T.
+      every: n, inner steps between two outer losses; None for L_val at w_T alone.
       horizon: T, where `batches` does not tell it.
       return_info: also return an `OfflineInfo`.
 
     Returns:
-      A `Hypergradient`; with `return_info`, a pair with the info. 2·min(K, T) - 1 products.
+      A `Hypergradient`; with `return_info`, a pair with the info. 2·min(K, T) - 1 products; with
+      `every`, those of the steps after w_mn less.
 
     Raises:
-      ValueError: window < 1, or arguments that do not fit together; see `hdistill.checks`.
+      ValueError: window < 1, every < 1 or > T, a window without any outer loss, or arguments that
+        do not fit together; see `hdistill.checks`.
 
     Warns:
       ZeroHypergradientWarning: no path leads from some leaf of λ to L_val.
@@ -70,34 +84,70 @@ def reverse_mode(
     if window is not None:
         window = check_count("window", window)
     checkpoint = check_flag("checkpoint", checkpoint)
-    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
+    arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon, every)
+    options = arguments.every, checkpoint, window
     return run_offline(
-        _reverse_mode, "reverse_mode", window or ALL, arguments, return_info, checkpoint, window
+        _reverse_mode, "reverse_mode", window or ALL, arguments, return_info, *options
     )
 
 
 def _reverse_mode(
-    problem, hparams, weights, batch_at, horizon, outer_batch, checkpoint: bool, window: int | None
+    problem,
+    hparams,
+    weights,
+    batch_at,
+    horizon,
+    outer_batch,
+    every: int | None,
+    checkpoint: bool,
+    window: int | None,
 ):
-    span = horizon if window is None else min(window, horizon)
-    start, _ = run(problem, hparams, weights, batch_at, horizon - span)
+    losses = outer_losses(horizon, outer_batch, every)
+    begin = 0 if window is None else max(horizon - window, 0)
+    if begin >= losses.end:
+        raise ValueError(
+            f"window={window}: the last outer loss is after step {losses.end} of horizon={horizon} "
+            f"(every={losses.every}); expected a window of more than {horizon - losses.end}"
+        )
+    start, early = losses.watch(problem, hparams, weights, batch_at, begin)
     sweep = _checkpointed if checkpoint else _stored
-    final, pull = sweep(problem, hparams, start, batch_at, span, horizon - span)
-    loss, alpha, first_order = outer_pullback(problem, final, hparams, outer_batch)
-    _, second_order = pull(alpha, optax.tree.zeros_like(hparams))
-    return Hypergradient(first_order, second_order), OfflineInfo(final, loss, 2 * span - 1)
+    last, pull = sweep(problem, hparams, start, batch_at, losses.end - begin, begin)
+    loss, alpha, first_order = losses.pullback(problem, hparams, last, losses.end)
+
+    def add_loss(first_order, t, weights, batch, alpha, total):
+        def add():
+            loss, *more = losses.pullback(problem, hparams, weights, t)
+            return loss, *optax.tree.add([alpha, first_order], more)
+
+        skip = jnp.zeros_like(loss), alpha, first_order
+        found, alpha, first_order = jax.lax.cond(losses.falls_at(t, begin), add, lambda: skip)
+        return first_order, alpha, found
+
+    visit = add_loss if losses.number > 1 else None
+    pulled = pull(alpha, optax.tree.zeros_like(hparams), first_order, visit)
+    final, _ = run(problem, hparams, last, batch_at, horizon - losses.end, losses.end)
+    between = None  # the losses from `begin` to the last
+    if visit:
+        between = pulled.outputs[losses.every - begin % losses.every :: losses.every]
+    info = OfflineInfo(final, losses.info(early, between, loss), 2 * (losses.end - begin) - 1)
+    return Hypergradient(pulled.carry, pulled.total), info
 
 
 def _stored(problem, hparams, start, batch_at, steps, first):
-    """Runs the steps, keeping every weight. Returns the last weights and (α, g) -> (α, g)."""
+    """Runs the steps, keeping every weight.
+
+    Returns:
+      The last weights, and (α, g, carry, visit) -> `Pulled`.
+    """
     check_memory("horizon", steps, "the weights of every step", steps * nbytes(start))
     final, trajectory = run(problem, hparams, start, batch_at, steps, first, keep=lambda w: w)
 
-    def pull(alpha, total):
+    def pull(alpha, total, carry, visit):
         def point_at(t):
             return jax.tree.map(lambda x: x[t - first], trajectory)
 
-        return backward(problem, hparams, point_at, batch_at, steps, alpha, first, total)[:2]
+        task = problem, hparams, point_at, batch_at, steps
+        return backward(*task, alpha, first, total, visit, carry)
 
     return final, pull
 
@@ -117,15 +167,23 @@ def _checkpointed(problem, hparams, start, batch_at, steps, first):
 
     final, starts = jax.lax.scan(forward, weights, begins)
 
-    def pull_segment(carry, at):
-        weights, begin = at
-        return _stored(problem, hparams, weights, batch_at, length, begin)[1](*carry), None
+    def pull(alpha, total, carry, visit):
+        def pull_segment(ends, at):
+            weights, begin = at
+            _, pull = _stored(problem, hparams, weights, batch_at, length, begin)
+            *ends, outputs = pull(*ends, visit)
+            return tuple(ends), outputs
 
-    def pull(alpha, total):
-        carry, _ = jax.lax.scan(pull_segment, (alpha, total), (starts, begins), reverse=True)
+        ends, outputs = jax.lax.scan(
+            pull_segment, (alpha, total, carry), (starts, begins), reverse=True
+        )
+        outputs = jax.tree.map(lambda x: x.reshape(count * length, *x.shape[2:]), outputs)
         if not rest:
-            return carry
-        return _stored(problem, hparams, start, batch_at, rest, first)[1](*carry)
+            return Pulled(*ends, outputs=outputs)
+        _, pull = _stored(problem, hparams, start, batch_at, rest, first)
+        before = pull(*ends, visit)
+        both = jax.tree.map(lambda *x: jnp.concatenate(x), before.outputs, outputs)
+        return before._replace(outputs=both)
 
     return final, pull
 

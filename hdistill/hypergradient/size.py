@@ -11,9 +11,10 @@ from hdistill.checks import check_gamma, check_key
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.base import Arguments, open_offline
 from hdistill.hypergradient.distill import check_batch, mix_batches, mix_weights_back
-from hdistill.hypergradient.drmad import straight_line
 from hdistill.hypergradient.fit import Fit
-from hdistill.products import hparams_pullback, outer_pullback
+from hdistill.hypergradient.line import walk
+from hdistill.hypergradient.outer_losses import outer_losses
+from hdistill.products import hparams_pullback
 from hdistill.tree import scale, unit
 
 
@@ -127,21 +128,22 @@ def least_squares(statistics):
 
 def measure_sizes(problem, term: Term, hparams, weights, batch_at, horizon, outer_batch, key):
     """(x, y, ‖g_s^SO‖), each [T]: `fit_size`'s samples for a term, unchecked, and the norms."""
-    final, point_at = straight_line(problem, hparams, weights, batch_at, horizon)
-    _, alpha, _ = outer_pullback(problem, final, hparams, outer_batch)
+    losses = outer_losses(horizon, outer_batch, every=None)
+    walked = walk(problem, hparams, weights, batch_at, horizon, losses)
+    alpha, point_at = walked.alpha, walked.point_at
 
     def pull(weights, batch):
         return hparams_pullback(problem, weights, hparams, batch, alpha)
 
-    def visit(carry, t, point, batch, second_order):
+    def visit(carry, t, point, batch, cotangent, second_order):
         vector, carry = term.step(carry, jax.random.fold_in(key, t), point, batch, pull)
         direction, norm = unit(vector)
         best, exact = optax.tree.vdot(direction, second_order), optax.tree.norm(second_order)
-        return carry, (norm, best, exact)
+        return carry, cotangent, (norm, best, exact)
 
     last = jnp.asarray(horizon - 1, jnp.int32)
     start = term.start(hparams, point_at(last), batch_at(last))
-    _, _, samples = backward(
+    pulled = backward(
         problem, hparams, point_at, batch_at, horizon, alpha, visit=visit, carry=start
     )
-    return jax.tree.map(lambda x: x[::-1], samples)
+    return jax.tree.map(lambda x: x[::-1], pulled.outputs)

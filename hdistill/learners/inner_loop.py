@@ -22,7 +22,7 @@ class LearnerInfo(NamedTuple):
 
     Attributes:
       outer_loss: L_val(w_t, λ) at t = 1..T, before λ moves there, floating [T]. An offline method
-        takes it at the end alone: [1], here and below.
+        takes it at the end alone: [1], here and below; with `every=n`, where its losses fall: [m].
       theta: θ in force, floating []; 1 where nothing is fitted.
       fit: what became of the fit of θ, an `hd.FitStatus`, int8 [].
       moved: whether λ moved after step t, bool [T].
@@ -146,30 +146,29 @@ def move_hparams(plan: Plan, hparams, hyper_state, hyper, loss):
         # Not `jnp.where`: the compiler would fuse that with the step and round the step otherwise.
         after = jax.lax.cond(moved, lambda new, old: new, lambda new, old: old, after, before)
     norms = optax.tree.norm(hyper.first_order), optax.tree.norm(hyper.second_order)
-    return *after, Step(loss, moved, finite & jnp.isfinite(loss), *norms)
+    return *after, Step(loss, moved, finite & jnp.isfinite(loss).all(), *norms)
 
 
 def offline_loop(plan: Plan, state, batch: MetaBatch):
     """One inner optimisation, λ moving at its end. Returns what `online_loop` returns."""
     hparams, weights = batch.vary((state.hparams, state.weights))
+    options: dict = {"horizon": plan.horizon, "return_info": True}
+    if plan.every is not None:
+        options["every"] = plan.every
 
     def one(task, key):
-        outer_batch = draw(plan, key, task, plan.horizon - 1)[1]
-        return plan.estimator(
-            plan.problem,
-            hparams,
-            weights,
-            redraw(plan, key, task),
-            outer_batch,
-            horizon=plan.horizon,
-            return_info=True,
-        )
+        def outer_batch_at(t):
+            return draw(plan, key, task, t)[1]
+
+        outer_batch = outer_batch_at if plan.every else outer_batch_at(plan.horizon - 1)
+        batches = redraw(plan, key, task)
+        return plan.estimator(plan.problem, hparams, weights, batches, outer_batch, **options)
 
     hyper, info = jax.vmap(one)(batch.tasks, batch.keys)
     hyper, loss = batch.mean((hyper, info.outer_loss))
     hparams, hyper_state, step = move_hparams(plan, state.hparams, state.hyper_state, hyper, loss)
     state = state._replace(hparams=hparams, hyper_state=hyper_state)
-    steps = jax.tree.map(lambda x: x[None], step)
+    steps = Step(*(jnp.atleast_1d(x) for x in step))
     products = batch.largest(info.products).astype(jnp.int32)
     return state, info.weights, steps, products
 

@@ -71,7 +71,7 @@ def learner(
     hyper_optimizer: optax.GradientTransformation,
     initialization: Initialization | None = None,
     horizon: int,
-    every: int = 1,
+    every: int | None = None,
     last: int | None = None,
     fit_period: int | Callable | None = 50,
     nonfinite: str = "keep",
@@ -92,11 +92,14 @@ def learner(
       problem: Φ and L_val.
       estimator: an online estimator (`hd.online.NAME(problem, ...)`), or an offline method
         (`hd.offline.reverse_mode`, `hd.offline.drmad`, or a partial of one), for which λ moves
-        once, at the end.
+        once, at the end. Values are always `problem`'s; an online estimator takes its products from
+        the problem that it was made with.
       hyper_optimizer: optax transformation for λ; its state is carried.
       initialization: `hd.reptile(...)`, `hd.fomaml(...)`, or None for a fixed φ.
       horizon: T, inner steps.
-      every: λ moves after inner steps every, 2·every, ...
+      every: λ moves after inner steps every, 2·every, ...; None for every step. With an offline
+        method that takes it, λ moves once, at the end, by the sum of the hypergradients of L_val at
+        those steps, each with an outer batch of its own; None for L_val at T alone.
       last: λ moves in the last `last` inner steps only (the K of N.IFT); None for all.
       fit_period: θ is fitted (Algorithm 4, pooled over the meta-batch) before inner optimisations
         1, 1 + fit_period, 1 + 2·fit_period, ...; or a function of the number m = 1, 2, ... (a
@@ -116,10 +119,10 @@ def learner(
 
     Raises:
       ValueError: an argument of the wrong type or out of range; every and last such that λ never
-        moves, or beside an offline method; from `init`, a raw key and
-        hyperparameters that are not floating point or not finite; from `step`, while tracing, a Φ
-        or L_val that does not fit (see `hdistill.problem_checks`), tasks that do not fit together,
-        and the state of another learner.
+        moves; `last` beside an offline method, or an `every` that it does not take; from `init`, a
+        raw key and hyperparameters that are not floating point or not finite; from `step`, while
+        tracing, a Φ or L_val that does not fit (see `hdistill.problem_checks`), tasks that do not
+        fit together, and the state of another learner.
     """
     plan = make_plan(
         problem=problem,

@@ -10,7 +10,7 @@ import optax
 
 from hdistill import online
 from hdistill.checks import check_arrays, check_calls, check_choice, check_count, describe
-from hdistill.hypergradient.base import Arguments, Estimator
+from hdistill.hypergradient.base import Estimator
 from hdistill.learners.initialization import Initialization
 from hdistill.problem import Problem
 from hdistill.problem_checks import check_functions, check_optimizer
@@ -24,7 +24,7 @@ class Plan(NamedTuple):
     estimator: Any
     hyper_optimizer: optax.GradientTransformation
     horizon: int
-    every: int
+    every: Any  # checked: a number, or None of an offline method that sees L_val at T alone
     fit_period: Any  # checked: m -> whether to fit before the m-th, or None for never
     nonfinite: str
     sample_inner: Callable  # checked: (key, task, t) -> batch
@@ -79,7 +79,10 @@ def make_plan(**arguments) -> Plan:
     """A `Plan` from `hd.learner`'s arguments, or a ValueError that names the one at fault."""
     plan = Plan(**arguments)
     check_functions(plan.problem)
-    horizon, every = check_count("horizon", plan.horizon), check_count("every", plan.every)
+    online = isinstance(plan.estimator, Estimator)
+    horizon = check_count("horizon", plan.horizon)
+    every: Any = 1 if plan.every is None and online else plan.every
+    every = every if every is None else check_count("every", every)
     last = min(check_count("last", horizon if plan.last is None else plan.last), horizon)
     _check_estimator(plan.estimator)
     if not isinstance(plan.initialization, Initialization | None):
@@ -89,12 +92,9 @@ def make_plan(**arguments) -> Plan:
         )
     check_optimizer("hyper_optimizer", plan.hyper_optimizer)
     check_choice("nonfinite", plan.nonfinite, ("keep", "take"))
-    if not isinstance(plan.estimator, Estimator) and (every, last) != (1, horizon):
-        raise ValueError(
-            f"every={every}, last={last}: expected neither, because an offline method moves λ "
-            "once, at the end"
-        )
-    if horizon - horizon % every <= horizon - last:
+    if not online:
+        _check_offline(plan.estimator, horizon, every, last)
+    elif horizon - horizon % every <= horizon - last:
         raise ValueError(
             f"every={every}, last={last}: λ would never move in horizon={horizon} inner steps; "
             "expected a multiple of every among the last steps"
@@ -118,7 +118,7 @@ def _check_estimator(estimator) -> None:
             f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), a method of "
             "hd.offline, or a function called like one"
         )
-    fixed = {"horizon", "return_info"} & set(getattr(estimator, "keywords", {}))
+    fixed = {"every", "horizon", "return_info"} & set(getattr(estimator, "keywords", {}))
     if fixed:
         raise ValueError(
             f"estimator={estimator!r}: expected no {' or '.join(sorted(fixed))} in the partial, "
@@ -126,12 +126,30 @@ def _check_estimator(estimator) -> None:
         )
 
 
-def _is_offline(estimator) -> bool:
-    """Whether it can be called as an offline method is."""
+def _check_offline(estimator, horizon: int, every: int | None, last: int) -> None:
+    """λ moves once, at the end, by the sum over every so many steps or by L_val at T."""
+    if last != horizon:
+        raise ValueError(
+            f"last={last}: expected None, because an offline method moves λ once, at the end"
+        )
+    if every is None:
+        return
+    if every > horizon:
+        raise ValueError(f"every={every}: expected at most horizon={horizon}")
+    if not _is_offline(estimator, every=every):
+        raise ValueError(
+            f"every={every}: expected None, because estimator={estimator!r} is an offline method "
+            "without that option (hd.offline.reverse_mode and hd.offline.drmad have it)"
+        )
+
+
+def _is_offline(estimator, **options) -> bool:
+    """Whether it can be called as an offline method is, with the options."""
     if not callable(estimator):
         return False
+    task = ("problem", "hparams", "weights", "batches", "outer_batch")
     try:
-        inspect.signature(estimator).bind(*Arguments._fields[:-1], horizon=1, return_info=True)
+        inspect.signature(estimator).bind(*task, horizon=1, return_info=True, **options)
     except (TypeError, ValueError):  # the latter of a function written in C
         return False
     return True

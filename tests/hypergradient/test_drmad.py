@@ -8,7 +8,8 @@ import pytest
 
 import hdistill as hd
 from hdistill.hypergradient.backward import backward
-from hdistill.hypergradient.drmad import straight_line
+from hdistill.hypergradient.line import walk
+from hdistill.hypergradient.outer_losses import outer_losses
 from hdistill.problem import run
 from tests.problems import CASES, Case, assert_close, grad_of_unroll
 
@@ -58,11 +59,11 @@ def test_every_horizon_is_exact_when_fed_the_true_trajectory(optimizer):
     gradient = jax.grad(problem.outer_loss, allow_int=True)(final, hparams, outer_batch)
     alpha = [x for x in jax.tree.leaves(gradient) if x.dtype == jnp.float64]
 
-    def visit(carry, t, w, d, total):
-        return carry, total
+    def visit(carry, t, w, d, alpha, total):
+        return carry, alpha, total
 
     points = at(trajectory), at(batches)
-    seen = jax.jit(lambda: backward(problem, hparams, *points, steps, alpha, visit=visit)[2])()
+    seen = jax.jit(lambda: backward(problem, hparams, *points, steps, alpha, visit=visit).outputs)()
     total, first_order = jax.jit(jax.vmap(lambda s: grad_of_unroll(case, last=s)))(
         1 + jnp.arange(steps)
     )
@@ -112,7 +113,9 @@ def test_the_line_meets_both_ends_and_has_the_true_counters():
         lambda w, h, d: jnp.sum(w["w"]),
     )
     first = {"w": jnp.array([1.0, 2.0]), "cycle": jnp.array(1), "fixed": jnp.array(7)}
-    final, point_at = straight_line(problem, jnp.array(0.5), first, lambda t: None, 10)
+    losses = outer_losses(10, None, every=None)
+    walked = walk(problem, jnp.array(0.5), first, lambda t: None, 10, losses)
+    final, point_at = walked.final, walked.point_at
     for t in range(11):
         point = point_at(t)
         np.testing.assert_allclose(point["w"], first["w"] + t / 10 * (final["w"] - first["w"]))
@@ -214,9 +217,10 @@ def test_a_long_run_of_a_decaying_rate():
 
 
 def test_the_line_in_half_precision():
-    problem = hd.Problem(lambda w, h, d: jnp.where(d == 0, w + 1, w), None)
+    problem = hd.Problem(lambda w, h, d: jnp.where(d == 0, w + 1, w), lambda w, h, d: w + h)
     horizon, zero = 70_000, jnp.zeros((), jnp.float16)  # which counts to 65 504
-    final, point_at = straight_line(problem, zero, zero, lambda t: t, horizon)
-    assert final == 1
+    losses = outer_losses(horizon, None, every=None)
+    walked = walk(problem, zero, zero, lambda t: t, horizon, losses)
+    assert walked.final == 1
     for t in (7000, 69_999):
-        np.testing.assert_allclose(point_at(t), t / horizon, rtol=1e-3)
+        np.testing.assert_allclose(walked.point_at(t), t / horizon, rtol=1e-3)

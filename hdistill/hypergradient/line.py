@@ -1,0 +1,139 @@
+"""One inner optimisation forwards, keeping just what DrMAD needs on the way back."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hdistill.hypergradient.outer_losses import OuterLosses
+from hdistill.reach import reaching_weights, unchanged
+from hdistill.tree import dtype_of, is_real, split, vary_like
+
+
+class Walk(NamedTuple):
+    """What is left of an inner optimisation, in which L_val falls m times.
+
+    Attributes:
+      final: w_T.
+      point_at: t -> ŵ_t, t = 0..T, on the line through the anchors (t is the paper's t - 1).
+      loss: the last L_val, a scalar.
+      alpha: its gradient in the weights, a list (see `products`).
+      earlier_losses: the m - 1 before it, floating [m - 1], or None.
+      add_alpha: (j, α) -> α + the gradient of the j-th loss in the weights, j = 0..m-2.
+      first_order: the sum of all their g^FO.
+    """
+
+    final: Any
+    point_at: Callable
+    loss: jax.Array
+    alpha: list
+    earlier_losses: jax.Array | None
+    add_alpha: Callable
+    first_order: Any
+
+
+def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses, anchors=1) -> Walk:
+    """Runs the inner optimisation, with the outer losses and their gradients where they fall.
+
+    Leaves that take no derivative (step counters, keys) are on the line those of the true w_t:
+    w_0's where Φ hands them on as they are, and stored elsewhere.
+    """
+    stored = _stored_leaves(problem, hparams, weights, batch_at)
+    bends = np.array([-(-j * horizon // anchors) for j in range(anchors + 1)], np.int32)  # ⌈jT/k⌉
+
+    def step(carry, _):
+        t, weights, corners = carry
+        after = problem.update(weights, hparams, batch_at(t))
+        # Every step writes to the corner before it; the step that falls on a corner does so last.
+        place = jnp.searchsorted(bends[1:], t + 1)
+        corners = [x.at[place].set(value) for x, value in zip(corners, split(after)[0])]
+        return (t + 1, after, corners), _chosen(jax.tree.leaves(weights), stored)
+
+    def advance(carry, steps):
+        if not steps:  # jax.disable_jit cannot run an empty scan
+            return carry, None
+        return jax.lax.scan(step, carry, length=steps)
+
+    def stretch(carry):
+        carry, kept = advance(carry, losses.every)
+        return carry, kept, losses.pullback(problem, hparams, carry[1], carry[0])
+
+    outer_batch = jax.eval_shape(losses.batch_at, jnp.int32(losses.every - 1))
+    seen = reaching_weights(problem, hparams, weights, outer_batch)
+
+    def early_stretch(carry, _):
+        carry, total = carry
+        carry, kept, (loss, alpha, direct) = stretch(carry)
+        return (carry, optax.tree.add(total, direct)), (kept, loss, _chosen(alpha, seen))
+
+    corners = [] if anchors == 1 else [_repeated(x, anchors) for x in split(weights)[0]]
+    carry, parts, earlier, total = (jnp.int32(0), weights, corners), [], (None, None), None
+    if losses.number > 1:
+        total = vary_like(optax.tree.zeros_like(hparams), (weights, hparams))
+        (carry, total), (kept, *earlier) = jax.lax.scan(
+            early_stretch, (carry, total), length=losses.number - 1
+        )
+        parts.append([x.reshape(-1, *x.shape[2:]) for x in kept])
+    carry, kept, (loss, alpha, direct) = stretch(carry)
+    (_, final, corners), rest = advance(carry, horizon - losses.end)
+    parts += [x for x in (kept, rest) if x is not None]
+
+    def add_alpha(j, alpha):
+        stored = iter(earlier[1])
+        return [x + next(stored)[j] if needed else x for x, needed in zip(alpha, seen)]
+
+    return Walk(
+        final,
+        _line(weights, final, corners, bends, [_joined(x) for x in zip(*parts)], stored),
+        loss,
+        alpha,
+        earlier[0],
+        add_alpha,
+        direct if total is None else optax.tree.add(total, direct),
+    )
+
+
+def _line(first, final, corners, bends, kept, stored):
+    """t -> ŵ_t between the corners, with the leaves of w_t that are `stored`."""
+    ends = corners or [jnp.asarray(x)[None] for x in split(final)[0]]  # of the pieces, [k, ...]
+
+    def point_at(t):
+        piece = jnp.searchsorted(bends[1:-1], t, side="right")
+        begin, end = (jnp.asarray(bends)[piece + i] for i in (0, 1))
+        true, pieces = iter([x[t] for x in kept]), iter(ends)
+
+        def between(x, stored):
+            if not is_real(x):
+                return next(true) if stored else x
+            corner, dtype = next(pieces), dtype_of(x)
+            wide = jnp.promote_types(dtype, jnp.float32)  # half precision counts to 256
+            share = (jnp.asarray(t - begin, wide) / (end - begin)).astype(dtype)
+            start = x if len(bends) == 2 else jnp.where(piece == 0, x, corner[piece - 1])
+            return (1 - share) * start + share * corner[piece]
+
+        leaves, structure = jax.tree.flatten(first)
+        return structure.unflatten([between(*pair) for pair in zip(leaves, stored)])
+
+    return point_at
+
+
+def _stored_leaves(problem, hparams, weights, batch_at) -> list[bool]:
+    """Which leaves take no derivative and are not handed on as they are."""
+    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+    same = unchanged(problem, hparams, weights, batch)
+    return [not (is_real(leaf) or fixed) for leaf, fixed in zip(jax.tree.leaves(weights), same)]
+
+
+def _chosen(leaves, which) -> list:
+    return [leaf for leaf, chosen in zip(leaves, which) if chosen]
+
+
+def _repeated(leaf, count: int):
+    return jnp.broadcast_to(leaf, (count, *jnp.shape(leaf)))
+
+
+def _joined(parts):
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)

@@ -1,0 +1,71 @@
+"""The outer losses that an offline method sums: L_val at w_T, or after every n-th inner step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hdistill.problem import run
+from hdistill.products import outer_pullback
+
+
+class OuterLosses(NamedTuple):
+    """L_val at w_n, w_2n, …, w_mn, whose sum is differentiated.
+
+    Attributes:
+      every: n.
+      number: m >= 1.
+      batch_at: t -> the outer batch of w_{t+1}, asked at t = n-1, 2n-1, …
+      single: whether this is L_val at w_T alone, whose value is a scalar and not [1].
+    """
+
+    every: int
+    number: int
+    batch_at: Callable[[jax.Array], Any]
+    single: bool
+
+    @property
+    def end(self) -> int:
+        """The number of inner steps before the last loss."""
+        return self.every * self.number
+
+    def pullback(self, problem, hparams, weights, t):
+        """`outer_pullback` of the loss at w_t."""
+        return outer_pullback(problem, weights, hparams, self.batch_at(jnp.int32(t) - 1))
+
+    def falls_at(self, t, begin=0):
+        """Whether there is a loss at w_t and t > begin, bool []."""
+        return (t % self.every == 0) & (t > begin)
+
+    def watch(self, problem, hparams, weights, batch_at, steps: int):
+        """The first `steps` inner steps; (the weights after them, the losses on the way, [..])."""
+
+        def stretch(carry, _):
+            t, weights = carry
+            weights, _ = run(problem, hparams, weights, batch_at, self.every, t)
+            t = t + self.every
+            return (t, weights), problem.outer_loss(weights, hparams, self.batch_at(t - 1))
+
+        count, values = steps // self.every, None
+        if count:
+            (_, weights), values = jax.lax.scan(stretch, (jnp.int32(0), weights), length=count)
+        first = count * self.every
+        return run(problem, hparams, weights, batch_at, steps - first, first)[0], values
+
+    def info(self, *values):
+        """The values of all losses in one array, in order; a scalar where there is one alone."""
+        if self.single:
+            return values[-1]
+        return jnp.concatenate([jnp.ravel(x) for x in values if x is not None])
+
+
+def outer_losses(horizon: int, outer_batch, every: int | None) -> OuterLosses:
+    """The losses that `every` says, of `horizon` inner steps.
+
+    Args:
+      outer_batch: of L_val at w_T where `every` is None, else a function of the inner step.
+    """
+    if every is None:
+        return OuterLosses(horizon, 1, lambda t: outer_batch, True)
+    return OuterLosses(every, horizon // every, outer_batch, False)
