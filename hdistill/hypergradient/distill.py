@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from hdistill.checks import leading_axis
+from hdistill.checks import check_choice, leading_axis
 from hdistill.tree import mix
 
 
@@ -53,23 +53,33 @@ def check_batch(batch):
     return batch
 
 
-def mix_batches(key, share, old, new):
+def check_mixing(mixing: str) -> str:
+    """How D* is drawn, static; see `mix_batches`."""
+    check_choice("mixing", mixing, ("aligned", "apart"))
+    return mixing
+
+
+def mix_batches(key, share, old, new, mixing: str = "aligned"):
     """A batch of B examples, on average share·B of them from `old` and the others from `new`.
 
-    A set of ⌊share·B + u⌋ places is drawn, u ~ U(0, 1); those keep the example of `old`, the others
-    take the one of `new` in the same place. Where both hold the same examples in the same order
-    (full-batch inner steps) the result is that batch again, and at share = 0 it is `new` exactly.
+    A set of ⌊share·B + u⌋ places is drawn, u ~ U(0, 1); those take an example of `old`, the others
+    keep the one that `new` has there. At share = 0 the result is `new` exactly.
 
-    Warning: this departs from the paper twice. The paper rounds share·B; rounded, a share below
-    1/(2B) is nothing, and the last batches would never enter once t > 2B at γ = 1; drawn, every
-    past batch has the expected share that Eq. 14 gives it. And the paper draws the two subsets
-    apart; here they are the two sides of one draw of places, so that full batches stay whole.
+    - "aligned": a place takes the example that `old` has in the same place. Where both hold the
+      same examples in the same order (full-batch inner steps) the result is that batch again.
+    - "apart": the places take a random subset of `old`, drawn apart, as Eq. 14 has it. Where both
+      hold the same examples some come twice and some not at all.
+
+    Warning: this departs from the paper, which rounds share·B: rounded, a share below 1/(2B) is
+    nothing, and the last batches would never enter once t > 2B at γ = 1; drawn, every past batch
+    has the expected share that Eq. 14 gives it.
 
     Args:
       key: PRNG key.
       share: p in [0, 1], a floating scalar.
       old: D*_{t-1}, each leaf [B, ...].
       new: D_t, of the same structure and shapes.
+      mixing: "aligned" or "apart".
 
     Returns:
       D*_t, of the structure and shapes of `new`.
@@ -79,6 +89,10 @@ def mix_batches(key, share, old, new):
         return new
     size = leaves[0].shape[0]
     place_key, count_key = jax.random.split(key)
+    if mixing == "apart":
+        place_key, shuffle_key = jax.random.split(place_key)
+        shuffled = jax.random.permutation(shuffle_key, size)
+        old = jax.tree.map(lambda x: x[shuffled], old)
     count = jnp.floor(share * size + jax.random.uniform(count_key, dtype=share.dtype))
     order = jax.random.permutation(place_key, size)
     from_old = order < count.astype(order.dtype)

@@ -15,7 +15,7 @@ from hdistill.hypergradient.base import (
     no_products,
     spend,
 )
-from hdistill.hypergradient.distill import check_batch, mix_batches, mix_weights
+from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights
 from hdistill.hypergradient.size import size_fit
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import scale, unit
@@ -32,7 +32,9 @@ class HyperDistillState(NamedTuple):
     decay_sum: jax.Array  # S_t = 1 + γ + … + γ^(t-1), floating []
 
 
-def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit") -> Estimator:
+def online_hyperdistill(
+    problem, *, gamma: float = 0.9, size: str | float = "fit", mixing: str = "aligned"
+) -> Estimator:
     """g_t = g_t^FO + π*_t σ(v_t), one Jacobian product a step (Algorithm 3 of Lee et al. 2022).
 
         S_t  = 1 + γ S_{t-1},  p_t = γ S_{t-1} / S_t                       (Eq. 13)
@@ -47,8 +49,13 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
 
     Weights' integer leaves (step counters) take no average: w* has those of w_{t-1}.
 
-    Warning: D* departs from the paper in how a share is rounded and in that examples keep their
-    places in the batch. See `hdistill.hypergradient.distill.mix_batches`. And a learner refuses a
+    Of a problem whose Φ carries momentum this differentiates the momentum too, unless the problem
+    has a surrogate. The paper's is plain gradient descent (Eq. 7): `hd.from_losses(...,
+    surrogate=optax.sgd(rate))` with `mixing="apart"`. Without it some runs of the sinusoid study
+    diverge (RESULTS.md).
+
+    Warning: D* departs from the paper in how a share is rounded, and "aligned" in that examples
+    keep their places. See `hdistill.hypergradient.distill.mix_batches`. And a learner refuses a
     fitted θ that is not finite or not positive (`hd.FitStatus`), of which the paper does not speak:
     on digits a fifth to a half of the fits are, and with all of them taken some streams end at
     chance. A very large θ is not refused: θ S_T > T (T + 1) / 2, more one-step terms than g^SO can
@@ -60,15 +67,16 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
       gamma: γ in [0, 1], the decay of past steps.
       size: "fit" for π* of Eq. 15, or a number for a constant π*, the norm of the second-order
         term (1.0 for MetaWeightNet, Appendix I).
+      mixing: how D* is drawn, "aligned" (examples keep their places) or "apart" (Eq. 14).
 
     Returns:
       An `Estimator`. Its state holds one more copy of the weights and of a batch; memory is
       constant in T, and of a fit what `hd.fit_size` says.
 
     Raises:
-      ValueError: γ outside [0, 1], another size, or batches whose leading axes differ.
+      ValueError: γ outside [0, 1], another size or mixing, or batches whose leading axes differ.
     """
-    gamma = check_gamma(gamma)
+    gamma, mixing = check_gamma(gamma), check_mixing(mixing)
     fitted = isinstance(size, str) and size == "fit"
     if not fitted and not (
         isinstance(size, numbers.Real) and not isinstance(size, bool) and 0 <= size < math.inf
@@ -92,7 +100,7 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
         )
         return state._replace(
             weights=weights,
-            batch=mix_batches(key, share, state.batch, transition.batch),
+            batch=mix_batches(key, share, state.batch, transition.batch, mixing),
             decay_sum=decay_sum,
         )
 
@@ -106,5 +114,5 @@ def online_hyperdistill(problem, *, gamma: float = 0.9, size: str | float = "fit
         state = state._replace(products=spend(state.products, 1))
         return Hypergradient(first_order, second_order), state
 
-    fit = size_fit(problem, gamma) if fitted else None
+    fit = size_fit(problem, gamma, mixing) if fitted else None
     return make_estimator(problem, 1, "hyperdistill", init, observe, estimate, fit)

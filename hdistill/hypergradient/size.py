@@ -10,7 +10,7 @@ import optax
 from hdistill.checks import check_gamma, check_key
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.base import Arguments, open_offline
-from hdistill.hypergradient.distill import check_batch, mix_batches, mix_weights_back
+from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights_back
 from hdistill.hypergradient.fit import Fit
 from hdistill.hypergradient.line import walk
 from hdistill.hypergradient.outer_losses import outer_losses
@@ -30,7 +30,18 @@ class SizeSamples(NamedTuple):
     y: jax.Array
 
 
-def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9, horizon=None):
+def fit_size(
+    problem,
+    hparams,
+    weights,
+    batches,
+    outer_batch,
+    key,
+    *,
+    gamma: float = 0.9,
+    mixing: str = "aligned",
+    horizon=None,
+):
     """Fits θ of π* = θ ‖v‖ S by least squares over all horizons (Algorithm 4 of Lee et al. 2022).
 
     One inner optimisation forwards, then DrMAD's pass back; after s of its steps, with
@@ -55,25 +66,26 @@ def fit_size(problem, hparams, weights, batches, outer_batch, key, *, gamma=0.9,
       outer_batch: the batch of L_val.
       key: typed PRNG key, for D*.
       gamma: γ in [0, 1], as the estimator's.
+      mixing: how D* is drawn, "aligned" or "apart", as the estimator's.
       horizon: T, where `batches` does not tell it.
 
     Returns:
       (theta, samples): a floating scalar and `SizeSamples`. θ is 0 where every v_s is.
 
     Raises:
-      ValueError: γ outside [0, 1], a raw key, batches whose leading axes
+      ValueError: γ outside [0, 1], another mixing, a raw key, batches whose leading axes
         differ, or arguments that do not fit together; see `hdistill.checks`.
     """
-    gamma = check_gamma(gamma)
+    gamma, mixing = check_gamma(gamma), check_mixing(mixing)
     check_key(key)
     arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
-    program, arrays = open_offline(_fit_size, "fit_size", 1, arguments, gamma)
+    program, arrays = open_offline(_fit_size, "fit_size", 1, arguments, gamma, mixing)
     return program(*arrays, key)
 
 
-def _fit_size(problem, hparams, weights, batch_at, horizon, outer_batch, key, gamma):
+def _fit_size(problem, hparams, weights, batch_at, horizon, outer_batch, key, gamma, mixing):
     task = (hparams, weights, batch_at, horizon, outer_batch, key)
-    x, y, _ = measure_sizes(problem, literal_term(gamma), *task)
+    x, y, _ = measure_sizes(problem, literal_term(gamma, mixing), *task)
     return least_squares((jnp.vdot(x, y), jnp.vdot(x, x))), SizeSamples(x, y)
 
 
@@ -90,7 +102,7 @@ class Term(NamedTuple):
     step: Callable
 
 
-def literal_term(gamma: float) -> Term:
+def literal_term(gamma: float, mixing: str) -> Term:
     """S_s v_s of Algorithm 4."""
 
     def start(hparams, point, batch):
@@ -99,17 +111,17 @@ def literal_term(gamma: float) -> Term:
     def step(carry, key, point, batch, pull):
         weights, mixed, before = carry
         weights, share, decay_sum = mix_weights_back(gamma, before, weights, point)
-        mixed = mix_batches(key, share, mixed, batch)
+        mixed = mix_batches(key, share, mixed, batch, mixing)
         return scale(decay_sum, pull(weights, mixed)), (weights, mixed, decay_sum)
 
     return Term(start, step)
 
 
-def size_fit(problem, gamma: float) -> Fit:
+def size_fit(problem, gamma: float, mixing: str) -> Fit:
     """Algorithm 4 as an estimator's `Fit`: over all samples of all tasks."""
 
     def measure(*arguments):
-        x, y, _ = measure_sizes(problem, literal_term(gamma), *arguments)
+        x, y, _ = measure_sizes(problem, literal_term(gamma, mixing), *arguments)
         return jnp.vdot(x, y), jnp.vdot(x, x)
 
     return Fit(1.0, measure, least_squares, size_products)
