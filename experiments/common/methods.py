@@ -1,13 +1,18 @@
 """The methods by name: the only list of them, each with the arguments that decide what it does."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import hdistill as hd
-from hdistill.checks import check_gamma
+from hdistill.checks import check_gamma, check_positive
 
 # When θ is fitted again, where it is not every so many inner optimisations.
 SCHEDULES = {"doubling": lambda m: m & (m - 1) == 0}  # before inner optimisations 1, 2, 4, 8, ...
+
+
+# Arguments that are not the estimator's: the learner's, and the problem's.
+OTHERS = ("every", "last", "fit_period", "fit_schedule", "hyper_rate", "surrogate")
 
 
 class Method(NamedTuple):
@@ -17,9 +22,10 @@ class Method(NamedTuple):
       name: what `--method` says.
       title: the name in tables, with the arguments in braces.
       arguments: everything that decides what the method does beside the setting, recorded with
-        each run. `last`, `fit_period` and `fit_schedule` are the learner's, the rest is `build`'s.
-      build: `(setting, **arguments) -> estimator`, of a setting with `problem`, `descent` and
-        `horizon`.
+        each run. `surrogate` says whether A and B are those of plain gradient descent, Φ without
+        its momentum; `every`, `last`, `fit_period`, `fit_schedule` and `hyper_rate`, λ's learning
+        rate, are the learner's; the rest is `build`'s.
+      build: `(problem, horizon, **arguments) -> estimator`.
       varied: the arguments that a command line gives several values, each a run.
     """
 
@@ -51,74 +57,106 @@ class Method(NamedTuple):
     @property
     def learner_arguments(self) -> dict:
         """Those of the arguments that `hd.learner` takes."""
-        arguments = {k: v for k, v in self.arguments.items() if k in ("last", "fit_period")}
+        taken = ("every", "last", "fit_period")
+        arguments = {k: v for k, v in self.arguments.items() if k in taken}
         if "fit_schedule" in self.arguments:
             arguments["fit_period"] = SCHEDULES[self.arguments["fit_schedule"]]
         return arguments
 
+    def problem(self, setting) -> hd.Problem:
+        """The setting's problem as the method differentiates it."""
+        return setting.momentum_free if self.arguments.get("surrogate") else setting.problem
+
     def estimator(self, setting):
         """The estimator on a setting's problem."""
-        others = ("last", "fit_period", "fit_schedule")
-        return self.build(setting, **{k: v for k, v in self.arguments.items() if k not in others})
+        own = {k: v for k, v in self.arguments.items() if k not in OTHERS}
+        return self.build(self.problem(setting), setting.horizon, **own)
 
 
-def _hyperdistill(setting, gamma, size):
-    return hd.online.hyperdistill(setting.problem, gamma=gamma, size=size)
+def _method(name, title, build, varied=(), **arguments) -> Method:
+    return Method(name, title, {"hyper_rate": 1e-3} | arguments, build, varied)
 
 
+def _online(estimator):
+    return lambda problem, horizon, **arguments: estimator(problem, **arguments)
+
+
+def _offline(method):
+    return lambda problem, horizon, **options: functools.partial(method, **options)
+
+
+# "The paper's" are DrMAD and HyperDistill with A and B of plain gradient descent; beside them stand
+# those that differentiate Φ with its momentum.
 METHODS = {
     method.name: method
     for method in (
-        Method("fo", "FO", {}, lambda s: hd.online.first_order(s.problem)),
-        Method("one-step", "1-step", {}, lambda s: hd.online.one_step(s.problem)),
-        Method("drmad", "DrMAD", {}, lambda s: hd.offline.drmad),
-        Method(
+        _method("fo", "FO", _online(hd.online.first_order)),
+        _method("one-step", "1-step", _online(hd.online.one_step)),
+        _method("drmad", "DrMAD", _offline(hd.offline.drmad), surrogate=True),
+        _method("drmad-momentum", "DrMAD, with momentum", _offline(hd.offline.drmad)),
+        _method(
             "nift",
             "N.IFT({terms}, {last})",
-            {"terms": 5, "last": 5},
-            lambda s, terms: hd.online.implicit(s.descent, solver="neumann", terms=terms),
+            _online(hd.online.implicit),
+            surrogate=True,
+            terms=5,
+            last=5,
         ),
-        Method(
-            "greedy",
-            "Greedy (γ={gamma})",
-            {"gamma": 0.5},
-            lambda s, gamma: hd.online.greedy(s.problem, gamma=gamma),
-        ),
+        _method("greedy", "Greedy (γ={gamma})", _online(hd.online.greedy), gamma=0.5),
         # HyperDistill without w* and D*: what the size alone is worth.
-        Method(
+        _method(
             "one-step-sized",
             "1-step, size {size}",
-            {"gamma": 0.0, "size": "fit", "fit_period": 50},
-            _hyperdistill,
+            _online(hd.online.hyperdistill),
+            surrogate=True,
+            gamma=0.0,
+            size="fit",
+            fit_period=50,
         ),
-        Method(
+        _method(
             "hyperdistill",
             "HyperDistill (γ={gamma})",
-            {"gamma": 0.9, "size": "fit", "fit_period": 50},
-            _hyperdistill,
+            _online(hd.online.hyperdistill),
             varied=("gamma",),
+            surrogate=True,
+            mixing="apart",
+            gamma=0.9,
+            size="fit",
+            fit_period=50,
+        ),
+        _method(
+            "hyperdistill-momentum",
+            "HyperDistill, with momentum (γ={gamma})",
+            _online(hd.online.hyperdistill),
+            varied=("gamma",),
+            gamma=0.9,
+            size="fit",
+            fit_period=50,
         ),
         # Early on λ moves far, hence the schedule.
-        Method(
+        _method(
             "robust",
             "Robust HyperDistill",
-            {"gamma": 0.6, "trust": 0.9, "fit_schedule": "doubling"},
-            lambda s, **arguments: hd.online.robust_hyperdistill(s.problem, **arguments),
+            _online(hd.online.robust_hyperdistill),
+            gamma=0.6,
+            trust=0.9,
+            fit_schedule="doubling",
         ),
-        Method("rmd-end", "RMD (exact, once at T)", {}, lambda s: hd.offline.reverse_mode),
-        Method(
+        _method("drmad-every", "DrMAD, every loss", _offline(hd.offline.drmad), every=1),
+        _method("rmd-end", "RMD (exact, once at T)", _offline(hd.offline.reverse_mode)),
+        _method("rmd-every", "RMD, every loss", _offline(hd.offline.reverse_mode), every=1),
+        _method(
             "rmd",
             "Online RMD (exact)",
-            {},
-            lambda s: hd.online.reverse_mode(s.problem, window=s.horizon),
+            lambda problem, horizon: hd.online.reverse_mode(problem, window=horizon),
         ),
-        Method("unlearnt", "λ not learnt", {}, lambda s: hd.online.first_order(s.problem)),
+        _method("unlearnt", "λ not learnt", _online(hd.online.first_order)),
     )
 }
 
 
 def chosen(
-    name: str, among: Iterable[str], arguments: dict, varied: Mapping[str, Iterable]
+    name: str, among: Iterable[str], arguments: dict, varied: Mapping[str, Iterable], rates
 ) -> list[Method]:
     """The methods that a command line asks for.
 
@@ -127,9 +165,10 @@ def chosen(
       among: what "all" means.
       arguments: of the preset, for the methods that have them.
       varied: the values of each varied argument; each value gives a method.
+      rates: a function of a method's name, its learning rate of λ; or several, each a method.
 
     Raises:
-      ValueError: a name that is not a method's, a γ outside [0, 1].
+      ValueError: a name that is not a method's, a γ outside [0, 1], a rate that is not positive.
     """
     for gamma in varied.get("gamma", ()):
         check_gamma(gamma)
@@ -138,8 +177,15 @@ def chosen(
     methods = []
     for method in (METHODS[n] for n in ([name] if name != "all" else among)):
         method = method.adapted({k: v for k, v in arguments.items() if k not in method.varied})
+        if callable(rates):
+            method = method.adapted({"hyper_rate": rates(method.name)})
+            values = varied
+        else:
+            title = method.title + ", rate {hyper_rate:g}"
+            method = method._replace(title=title, varied=(*method.varied, "hyper_rate"))
+            values = {**varied, "hyper_rate": [check_positive("hyper_rate", x) for x in rates]}
         versions = [method]
         for key in method.varied:
-            versions = [m.adapted({key: x}) for m in versions for x in varied[key]]
+            versions = [m.adapted({key: x}) for m in versions for x in values[key]]
         methods += versions
     return methods

@@ -1,5 +1,6 @@
 """A meta-learning study: a setting, a method and a seed make a run."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -8,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import hdistill as hd
 from experiments.common.methods import Method
@@ -23,7 +23,7 @@ class Setting(NamedTuple):
     Attributes:
       protocol: all that decides a result beside the method and the seed, for config.json.
       problem: Φ and L_val.
-      descent: the same with one step of plain gradient descent for Φ: the map of N.IFT.
+      momentum_free: the same, with plain gradient descent for its surrogate.
       horizon: T.
       inner_optimisations: M.
       metric: what `evaluate` measures, "mse" or "accuracy".
@@ -38,7 +38,7 @@ class Setting(NamedTuple):
 
     protocol: dict
     problem: hd.Problem
-    descent: hd.Problem
+    momentum_free: hd.Problem
     horizon: int
     inner_optimisations: int
     metric: str
@@ -51,22 +51,10 @@ class Setting(NamedTuple):
     leave: Callable[..., dict[str, Any]] = lambda before, state, key: {}
 
 
-def descent(problem: hd.Problem, inner_loss: Callable, rate: float) -> hd.Problem:
-    """The problem with one step of plain gradient descent for Φ: the map of N.IFT.
-
-    Lorraine et al.'s, without the momentum of `problem`'s Φ.
-
-    Args:
-      problem: Φ and L_val, from `hd.from_losses`.
-      inner_loss: its inner loss, of (params, hparams, batch).
-      rate: the learning rate.
-    """
-
-    def update(weights, hparams, batch):
-        gradient = jax.grad(inner_loss)(weights.params, hparams, batch)
-        return weights._replace(params=optax.tree.add_scale(weights.params, -rate, gradient))
-
-    return problem._replace(update=update)
+def shared(preset) -> dict:
+    """What a preset decides for every method: λ's rates are each method's own arguments."""
+    rates = ("hyper_rate", "hyper_rates")
+    return {k: v for k, v in dataclasses.asdict(preset).items() if k not in rates}
 
 
 def run_method(setting: Setting, method: Method, seeds, out: pathlib.Path, how: dict) -> None:

@@ -32,17 +32,16 @@ def adapted(name: str, setting: Setting) -> Method:
 
 
 def decayed(problem: hd.Problem, gamma: float) -> hd.Problem:
-    """The problem with A = γI for the derivative of Φ in the weights, its values unchanged.
+    """The problem with a surrogate for which A = γI and B is Φ's.
 
-    Its exact hypergradient is Eq. 7, Σ_i γ^(t-i) α_t B_i: what HyperDistill distils.
+    Its reverse mode is Eq. 7, Σ_i γ^(t-i) α_t B_i: what HyperDistill distils.
     """
 
-    def update(weights, hparams, batch):
-        fixed = jax.lax.stop_gradient(weights)
-        after = problem.update(fixed, hparams, batch)
-        return jax.tree.map(lambda x, y, new: new + gamma * (x - y), weights, fixed, after)
+    def surrogate(weights, hparams, batch):
+        after = problem.update(jax.lax.stop_gradient(weights), hparams, batch)
+        return jax.tree.map(lambda x, new: new + gamma * x, weights, after)
 
-    return problem._replace(update=update)
+    return problem._replace(surrogate=surrogate)
 
 
 def contenders(setting: Setting, preset: Preset) -> dict[str, hd.Estimator]:

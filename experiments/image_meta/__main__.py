@@ -36,6 +36,7 @@ class Config(Command):
       init: how the initial weights learn.
       preset: the protocol.
       gamma: γ of HyperDistill, each a run; none for the preset's.
+      hyper_rate: learning rate of λ, each a run; none for the preset's of each method.
       image_size: height and width of the images; none for the preset's. TinyImageNet has 64.
       data_dir: folder of the images' pools.
     """
@@ -46,6 +47,7 @@ class Config(Command):
     init: Literal["reptile", "fomaml"] = "reptile"
     preset: PresetName = "cpu"
     gamma: tuple[float, ...] = ()
+    hyper_rate: tuple[float, ...] = ()
     image_size: int | None = None
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/image_meta")
@@ -54,9 +56,10 @@ class Config(Command):
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     preset = protocol(config.preset, config.model)
-    arguments = {"fit_period": preset.fit_period, "size": preset.size}
+    arguments = {"every": preset.every, "fit_period": preset.fit_period, "size": preset.size}
     arguments |= dict(zip(("terms", "last"), preset.neumann))
-    methods = chosen(config.method, ALL, arguments, {"gamma": config.gamma or preset.gammas})
+    varied = {"gamma": config.gamma or preset.gammas}
+    methods = chosen(config.method, ALL, arguments, varied, config.hyper_rate or preset.rate)
     setting = make_setting(
         config.model,
         config.dataset,

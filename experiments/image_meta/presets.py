@@ -22,6 +22,7 @@ class Preset:
       fit_period: inner optimisations between two fits of θ; robust HyperDistill has its own.
       inner_rate: learning rate of w, SGD with the momentum.
       hyper_rate: learning rate of λ, the same, decayed linearly to 0 over the run.
+      hyper_rates: that of some methods, by name.
       momentum: of w and of λ.
       reptile_rate: how far φ moves towards the mean of w_T.
       fomaml_rate: learning rate of φ under FOMAML, Adam; the paper does not say.
@@ -46,6 +47,7 @@ class Preset:
     fit_period: int = 50
     inner_rate: float = 0.01
     hyper_rate: float = 0.001
+    hyper_rates: dict[str, float] = dataclasses.field(default_factory=dict)
     momentum: float = 0.9
     reptile_rate: float = 1.0
     fomaml_rate: float = 1e-3
@@ -57,6 +59,10 @@ class Preset:
     test_tasks: int = 500
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     gammas: tuple[float, ...] = (0.9, 0.99, 0.999, 0.9999)
+
+    def rate(self, method: str) -> float:
+        """λ's learning rate under a method."""
+        return self.hyper_rates.get(method, self.hyper_rate)
 
 
 PAPER = Preset()

@@ -11,7 +11,7 @@ import optax
 import hdistill as hd
 from experiments.common.images import WAYS, generated, weighting
 from experiments.common.methods import Method
-from experiments.common.study import Setting, descent
+from experiments.common.study import Setting, shared
 from experiments.image_meta.presets import Preset, PresetName, protocol
 from hdistill.checks import check_choice
 from hdistill.data import images
@@ -50,7 +50,8 @@ def make_setting(
         preset = dataclasses.replace(preset, image_size=image_size)
     model = MODELS[model_name](WAYS, preset.channels)
     optimizer = optax.sgd(preset.inner_rate, momentum=preset.momentum)
-    problem = hd.from_losses(model.inner_loss, model.outer_loss, optimizer)
+    losses = model.inner_loss, model.outer_loss
+    problem = hd.from_losses(*losses, optimizer)
     pools = class_images(dataset, preset_name, preset, data_dir)
 
     def start(key):
@@ -72,7 +73,7 @@ def make_setting(
         estimator = method.estimator(setting)
         rate = hyper_schedule(preset, method, estimator)
         return hd.learner(
-            problem,
+            method.problem(setting),
             estimator,
             hyper_optimizer=optax.sgd(rate, momentum=preset.momentum),
             initialization=rules[init](),
@@ -125,9 +126,9 @@ def make_setting(
     setting = Setting(
         {"study": "image_meta", "model": model_name, "dataset": dataset, "init": init}
         | {"preset": preset_name}
-        | dataclasses.asdict(preset),
+        | shared(preset),
         problem,
-        descent(problem, model.inner_loss, preset.inner_rate),
+        hd.from_losses(*losses, optimizer, surrogate=optax.sgd(preset.inner_rate)),
         preset.horizon,
         preset.inner_optimisations,
         "accuracy",
@@ -169,7 +170,8 @@ def hyper_schedule(preset: Preset, method: Method, estimator):
         each = 1
     else:
         each = moves["last"] if "last" in moves else preset.horizon // preset.every
-    return optax.linear_schedule(preset.hyper_rate, 0.0, each * preset.inner_optimisations)
+    rate = method.arguments["hyper_rate"]
+    return optax.linear_schedule(rate, 0.0, each * preset.inner_optimisations)
 
 
 def class_images(dataset: str, preset_name: str, preset: Preset, data_dir: pathlib.Path) -> dict:

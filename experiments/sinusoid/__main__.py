@@ -31,20 +31,25 @@ class Config(Command):
       method: one method, or all of them.
       preset: the protocol.
       gamma: γ of HyperDistill, each a run; none for the preset's.
+      hyper_rate: learning rate of λ, each a run; none for the preset's of each method.
+      outer_points: points of the outer loss and of the test; none for the preset's.
     """
 
     method: str = "all"
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
     gamma: tuple[float, ...] = ()
+    hyper_rate: tuple[float, ...] = ()
+    outer_points: int | None = None
     out: pathlib.Path = pathlib.Path("runs/sinusoid")
 
 
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
-    preset, setting = PRESETS[config.preset], make_setting(config.preset)
+    preset = PRESETS[config.preset]
+    setting = make_setting(config.preset, outer_points=config.outer_points)
     arguments = dict(zip(("terms", "last"), preset.neumann)) | {"fit_period": preset.fit_period}
     varied = {"gamma": config.gamma or preset.gammas}
-    methods = chosen(config.method, ALL, arguments, varied)
+    methods = chosen(config.method, ALL, arguments, varied, config.hyper_rate or preset.rate)
     open_out(config.out, "sinusoid")
     for method in methods:
         run_method(setting, method, config.seed or preset.seeds, config.out, config.how)

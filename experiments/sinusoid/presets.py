@@ -11,14 +11,16 @@ class Preset:
       horizon: T, inner steps.
       inner_optimisations: M.
       meta_batch: tasks for each inner optimisation.
-      shots: points to train on, and as many to test on.
+      shots: points to train on.
+      outer_points: points of the outer loss and of the test; the paper does not say.
       inner_rate: learning rate of w, SGD with the momentum.
       momentum: of w.
       hyper_rate: learning rate of λ, Adam.
+      hyper_rates: that of some methods, by name.
       reptile_rate: how far φ moves towards the mean of w_T.
       fit_period: inner optimisations between two fits of θ; robust HyperDistill has its own.
       neumann: (N, K) of N.IFT: terms, and last inner steps in which λ moves.
-      gammas: γ of HyperDistill.
+      gammas: γ of HyperDistill to choose from by meta-validation.
       validation_tasks: tasks of the meta-validation after each inner optimisation.
       test_tasks: tasks of the meta-test.
       seeds: runs.
@@ -28,16 +30,22 @@ class Preset:
     inner_optimisations: int = 30
     meta_batch: int = 10
     shots: int = 10
+    outer_points: int = 10
     inner_rate: float = 0.01
     momentum: float = 0.9
     hyper_rate: float = 1e-3
+    hyper_rates: dict[str, float] = dataclasses.field(default_factory=dict)
     reptile_rate: float = 1.0
     fit_period: int = 50
     neumann: tuple[int, int] = (5, 6)
-    gammas: tuple[float, ...] = (0.9,)
+    gammas: tuple[float, ...] = (0.9, 0.99, 0.999, 0.9999)
     validation_tasks: int = 100
     test_tasks: int = 1000
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    def rate(self, method: str) -> float:
+        """λ's learning rate under a method."""
+        return self.hyper_rates.get(method, self.hyper_rate)
 
 
 PAPER = Preset()

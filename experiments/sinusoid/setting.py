@@ -8,8 +8,9 @@ import optax
 
 import hdistill as hd
 from experiments.common.methods import Method
-from experiments.common.study import Setting, descent
+from experiments.common.study import Setting, shared
 from experiments.sinusoid.presets import PRESETS
+from hdistill.checks import check_count
 from hdistill.data.sinusoid import RANGE, sample_curves, sample_tasks
 from hdistill.models.anil_regression import AnilRegression
 
@@ -21,12 +22,20 @@ def loss(params, hparams, points):
     return jnp.mean((MODEL.apply(params, hparams, points.x) - points.y) ** 2)
 
 
-def make_setting(preset_name: str) -> Setting:
-    """The study under a preset."""
+def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
+    """The study under a preset.
+
+    Args:
+      outer_points: of the outer loss and of the test; None for the preset's.
+    """
     preset = PRESETS[preset_name]
+    if outer_points is not None:
+        preset = dataclasses.replace(preset, outer_points=check_count("outer_points", outer_points))
+    points = preset.shots, preset.outer_points
     optimizer = optax.sgd(preset.inner_rate, momentum=preset.momentum)
     problem = hd.from_losses(loss, loss, optimizer)
-    sample = jax.jit(sample_tasks, static_argnums=(1, 2))
+    plain = optax.sgd(preset.inner_rate)
+    sample = jax.jit(sample_tasks, static_argnums=(1, 2, 3))
 
     def start(key):
         hparams, params = jax.jit(MODEL.init)(key, jnp.zeros((1, 1)))
@@ -34,9 +43,9 @@ def make_setting(preset_name: str) -> Setting:
 
     def learner(method: Method) -> hd.Learner:
         return hd.learner(
-            problem,
+            method.problem(setting),
             method.estimator(setting),
-            hyper_optimizer=optax.adam(preset.hyper_rate),
+            hyper_optimizer=optax.adam(method.arguments["hyper_rate"]),
             initialization=hd.reptile(preset.reptile_rate),
             horizon=preset.horizon,
             **method.learner_arguments,
@@ -47,25 +56,25 @@ def make_setting(preset_name: str) -> Setting:
 
     def evaluate(hparams, weights, key, part):
         count = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
-        tasks = sample(key, count, preset.shots)
+        tasks = sample(key, count, *points)
         return hd.evaluate(problem, hparams, weights, tasks, horizon=preset.horizon)
 
     def draw(key):
-        inner, outer = jax.tree.map(lambda x: x[0], sample_tasks(key, 1, preset.shots))
+        inner, outer = jax.tree.map(lambda x: x[0], sample_tasks(key, 1, *points))
         return jax.tree.map(lambda x: jnp.stack([x] * preset.horizon), inner), outer
 
     def leave(before, state, key):
         return {"curves.json": curves(adapt, state, key, preset.shots)}
 
     setting = Setting(
-        {"study": "sinusoid", "preset": preset_name} | dataclasses.asdict(preset),
+        {"study": "sinusoid", "preset": preset_name} | shared(preset),
         problem,
-        descent(problem, loss, preset.inner_rate),
+        hd.from_losses(loss, loss, optimizer, surrogate=plain),
         preset.horizon,
         preset.inner_optimisations,
         "mse",
         start,
-        lambda key: sample(key, preset.meta_batch, preset.shots),
+        lambda key: sample(key, preset.meta_batch, *points),
         draw,
         learner,
         evaluate,

@@ -122,7 +122,11 @@ def methods(config: Config) -> list[Method]:
     return [
         method._replace(title=titles.get(method.name, method.title))
         for method in chosen(
-            config.method, ALL, arguments, {"gamma": config.gamma or (preset.gamma,)}
+            config.method,
+            ALL,
+            arguments,
+            {"gamma": config.gamma or (preset.gamma,)},
+            lambda name: preset.learning_rate,
         )
     ]
 

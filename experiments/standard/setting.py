@@ -13,7 +13,6 @@ import optax
 import hdistill as hd
 from experiments.common.images import WAYS, generated
 from experiments.common.methods import Method
-from experiments.common.study import descent
 from experiments.standard.presets import PRESETS, Preset
 from hdistill.data import images
 from hdistill.data.augment import draw_batch, normalize, shrink
@@ -29,7 +28,7 @@ class Setting(NamedTuple):
       preset: the same, to be read.
       model: MetaWeightNet.
       problem: Φ and L_val.
-      descent: the same with one step of plain gradient descent for Φ: the map of N.IFT.
+      momentum_free: the same, with plain gradient descent for its surrogate.
       horizon: T of a stretch.
       train: the training images with their clean labels.
       start: key -> (λ, w_0).
@@ -41,7 +40,7 @@ class Setting(NamedTuple):
     preset: Preset
     model: MetaWeightNet
     problem: hd.Problem
-    descent: hd.Problem
+    momentum_free: hd.Problem
     horizon: int
     train: Examples
     start: Callable
@@ -51,7 +50,7 @@ class Setting(NamedTuple):
     def stages(self, method: Method) -> tuple[hd.Stream, hd.Stream]:
         """λ learnt by the method, which may be not at all; then λ at rest."""
         preset, rest = self.preset, optax.set_to_zero()
-        moving = optax.sgd(preset.learning_rate, momentum=preset.momentum)
+        moving = optax.sgd(method.arguments["hyper_rate"], momentum=preset.momentum)
         still = self.stream(hd.online.first_order(self.problem), rest, 1)
         if method.name == "unlearnt":
             return still, still
@@ -65,7 +64,8 @@ def make_setting(preset_name: str, data_dir: pathlib.Path) -> Setting:
     train, test = load(preset_name, preset, data_dir)
     model = MetaWeightNet(WAYS, preset.channels)
     optimizer = optax.sgd(preset.learning_rate, momentum=preset.momentum)
-    problem = hd.from_losses(model.inner_loss, model.outer_loss, optimizer)
+    losses = model.inner_loss, model.outer_loss
+    problem = hd.from_losses(*losses, optimizer)
 
     def start(key):
         shape = 2, preset.image_size, preset.image_size, 3
@@ -104,7 +104,7 @@ def make_setting(preset_name: str, data_dir: pathlib.Path) -> Setting:
         preset,
         model,
         problem,
-        descent(problem, model.inner_loss, preset.learning_rate),
+        hd.from_losses(*losses, optimizer, surrogate=optax.sgd(preset.learning_rate)),
         preset.stretch,
         train,
         start,

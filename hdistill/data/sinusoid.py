@@ -40,27 +40,31 @@ def sample_curves(key, tasks: int) -> Sinusoid:
     )
 
 
-def sample_tasks(key, tasks: int, shots: int = 10) -> tuple[Points, Points]:
+def sample_tasks(
+    key, tasks: int, shots: int = 10, outer_shots: int | None = None
+) -> tuple[Points, Points]:
     """Draws sinusoids, and for each the points to train on and, apart, those to test on.
 
     Args:
       key: PRNG key.
       tasks: how many, the leading axis.
-      shots: points in each half, x ~ U(-5, 5).
+      shots: points to train on, x ~ U(-5, 5).
+      outer_shots: points to test on, likewise; None for as many.
 
     Returns:
-      (inner, outer): `Points` of floating [tasks, shots, 1].
+      (inner, outer): `Points` of floating [tasks, shots, 1] and [tasks, outer_shots, 1].
 
     Raises:
-      ValueError: tasks or shots below 1.
+      ValueError: tasks, shots or outer_shots below 1.
     """
     tasks, shots = check_count("tasks", tasks), check_count("shots", shots)
+    outer_shots = check_count("outer_shots", shots if outer_shots is None else outer_shots)
     curve_key, inner_key, outer_key = jax.random.split(key, 3)
     curves = sample_curves(curve_key, tasks)
 
-    def points(key):
+    def points(key, count):
         return curves.at(
-            jax.random.uniform(key, (tasks, shots, 1), minval=RANGE[0], maxval=RANGE[1])
+            jax.random.uniform(key, (tasks, count, 1), minval=RANGE[0], maxval=RANGE[1])
         )
 
-    return points(inner_key), points(outer_key)
+    return points(inner_key, shots), points(outer_key, outer_shots)

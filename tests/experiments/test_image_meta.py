@@ -75,11 +75,11 @@ def test_every_preset_s_images_are_large_enough_for_the_model(name):
 def test_hyper_rate_falls_to_zero_over_the_run():
     """λ of the smoke run moves 3·2 times; after as many updates the rate is 0."""
     preset = protocol("smoke", "metaweightnet")
-    neumann = dict(zip(("terms", "last"), preset.neumann))
+    arguments = dict(zip(("terms", "last"), preset.neumann)) | {"every": 2, "hyper_rate": 0.01}
     problem = quadratic().problem
-    setting = types.SimpleNamespace(problem=problem, descent=problem)
-    for name, moves in {"one-step": 2, "nift": 2, "drmad": 1}.items():
-        method = METHODS[name].adapted(neumann)
+    setting = types.SimpleNamespace(problem=problem, momentum_free=problem, horizon=4)
+    for name, moves in {"one-step": 2, "nift": 2, "drmad": 1, "rmd-every": 1}.items():
+        method = METHODS[name].adapted(arguments)
         schedule = hyper_schedule(preset, method, method.estimator(setting))
         rates = [float(schedule(step)) for step in range(3 * moves + 1)]
         np.testing.assert_allclose(rates, np.linspace(0.01, 0, 3 * moves + 1), atol=1e-8)

@@ -95,8 +95,9 @@ def test_smoke_study_leaves_what_it_should(tmp_path, capsys):
     assert capsys.readouterr().out == printed
     config_file = run / "config.json"
     written = json.loads(config_file.read_text())
-    assert written["arguments"] == {"gamma": 0.9, "size": "fit", "fit_period": 50}
-    assert written["hyper_rate"] == 1e-3
+    fitted = {"gamma": 0.9, "size": "fit", "fit_period": 50}
+    paper = {"hyper_rate": 1e-3, "surrogate": True, "mixing": "apart"}
+    assert written["arguments"] == fitted | paper
     config_file.write_text(json.dumps(written | {"horizon": 6}))
     with pytest.raises(ValueError, match=r"another configuration \(horizon=6 there, 5 now\)"):
         main(dataclasses.replace(config, method="hyperdistill", resume=True))
@@ -126,20 +127,33 @@ def test_intervals():
 
 
 def test_every_method_says_what_it_was_run_with():
-    found = chosen("all", METHODS, {"fit_period": 7, "last": 3}, {"gamma": (0.5, 0.9)})
-    assert len({method.folder for method in found}) == len(found) == len(METHODS) + 1
-    by_folder = {method.folder: method for method in found}
-    assert by_folder["robust"].arguments == {"gamma": 0.6, "trust": 0.9, "fit_schedule": "doubling"}
+    arguments, varied = {"fit_period": 7, "last": 3, "every": 2}, {"gamma": (0.5, 0.9)}
+    methods = chosen("all", METHODS, arguments, varied, {"fo": 0.1}.get)
+    assert len({method.folder for method in methods}) == len(methods) == len(METHODS) + 2
+    by_folder = {method.folder: method for method in methods}
+    assert by_folder["fo"].arguments == {"hyper_rate": 0.1}
+    robust = {"gamma": 0.6, "trust": 0.9, "fit_schedule": "doubling", "hyper_rate": None}
+    assert by_folder["robust"].arguments == robust
     schedule = by_folder["robust"].learner_arguments["fit_period"]
     assert [m for m in range(1, 20) if schedule(m)] == [1, 2, 4, 8, 16]
+    half = by_folder["hyperdistill-momentum-gamma0.5"]
+    fitted = {"gamma": 0.5, "size": "fit", "fit_period": 7}
+    assert half.arguments == fitted | {"hyper_rate": None}
     half = by_folder["hyperdistill-gamma0.5"]
-    assert half.arguments == {"gamma": 0.5, "size": "fit", "fit_period": 7}
+    paper = {"surrogate": True, "mixing": "apart", "hyper_rate": None}
+    assert half.arguments == fitted | paper
     assert half.label == "HyperDistill (γ=0.5)" and half.learner_arguments == {"fit_period": 7}
     assert by_folder["nift"].label == "N.IFT(5, 3)"
-    assert by_folder["greedy"].arguments == {"gamma": 0.5}
-    for name, gamma, words in (("rmdd", 0.9, "method='rmdd'.*one of fo"), ("fo", 2, "gamma=2")):
+    assert by_folder["rmd-every"].learner_arguments == {"every": 2}
+    first, second = chosen("fo", METHODS, {}, {}, (0.1, 0.2))
+    assert (first.folder, second.label) == ("fo-hyper_rate0.1", "FO, rate 0.2")
+    for name, gamma, rate, words in (
+        ("rmdd", 0.9, 1.0, "method='rmdd'.*one of fo"),
+        ("fo", 2, 1.0, "gamma=2"),
+        ("fo", 0.9, 0.0, "hyper_rate=0.0"),
+    ):
         with pytest.raises(ValueError, match=words):
-            chosen(name, METHODS, {}, {"gamma": (gamma,)})
+            chosen(name, METHODS, {}, {"gamma": (gamma,)}, (rate,))
 
 
 @pytest.mark.parametrize(
