@@ -1,5 +1,8 @@
 """What the studies of images share: generated images, and a learnt weighting as a curve."""
 
+import hashlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +15,15 @@ def generated(size: int, seed: int, classes: int = 12, per_class: int = 20) -> j
     patterns = rng.uniform(40, 215, (classes, 1, size, size, 3))
     noise = rng.normal(0, 20, (classes, per_class, size, size, 3))
     return jnp.asarray(np.clip(patterns + noise, 0, 255).astype(np.uint8))
+
+
+def digest(arrays) -> str:
+    """A short checksum of a tree of arrays, to tell one data set from another."""
+    summed = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(arrays)):
+        summed.update(f"{leaf.dtype} {leaf.shape}".encode())
+        summed.update(np.ascontiguousarray(leaf))
+    return summed.hexdigest()[:16]
 
 
 def weighting(model, before, after) -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import hdistill as hd
-from experiments.common.images import WAYS, generated, weighting
+from experiments.common.images import WAYS, digest, generated, weighting
 from experiments.common.methods import Method
 from experiments.common.study import Setting, shared
 from experiments.image_meta.presets import Preset, PresetName, protocol
@@ -125,7 +125,7 @@ def make_setting(
 
     setting = Setting(
         {"study": "image_meta", "model": model_name, "dataset": dataset, "init": init}
-        | {"preset": preset_name}
+        | {"preset": preset_name, "data": digest(pools)}
         | shared(preset),
         problem,
         hd.from_losses(*losses, optimizer, surrogate=optax.sgd(preset.inner_rate)),

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import hdistill as hd
-from experiments.common.images import WAYS, generated
+from experiments.common.images import WAYS, digest, generated
 from experiments.common.methods import Method
 from experiments.standard.presets import PRESETS, Preset
 from hdistill.data import images
@@ -100,7 +100,8 @@ def make_setting(preset_name: str, data_dir: pathlib.Path) -> Setting:
         return jax.lax.map(one, whole).mean()
 
     return Setting(
-        {"study": "standard", "preset": preset_name} | dataclasses.asdict(preset),
+        {"study": "standard", "preset": preset_name, "data": digest((train, test))}
+        | dataclasses.asdict(preset),
         preset,
         model,
         problem,
