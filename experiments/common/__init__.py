@@ -1,1 +1,1 @@
-"""What every study shares: the run loop, its folder, the methods by name, statistics."""
+"""What every study shares: a run, the methods by name, the command line, sets, tables, plots."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import signal
 import sys
 from collections.abc import Callable
 
@@ -14,13 +15,13 @@ LARGEST_SEED = 2**32 - 1  # JAX takes seeds modulo 2³²
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What every study is told.
+    """The options that every study has.
 
     Attributes:
       seed: seeds to run; none for the preset's.
       out: the folder for results.
       resume: go on with the runs in `out` where they stopped.
-      fallback: where a run's last checkpoint is damaged, go on from the one before it.
+      fallback: as resume; where a run's last checkpoint is damaged, from the one before it.
     """
 
     seed: tuple[int, ...] = ()
@@ -41,14 +42,25 @@ class Command:
 
 
 def run_command(kind: type[Command], main: Callable, description: str | None) -> None:
-    """Runs `main` of what the command line says. What is refused ends in one line and status 2."""
+    """Runs `main` of what the command line says.
+
+    What is refused ends in one line and status 2, Ctrl-C and SIGTERM in one line and status 130.
+    """
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         config = tyro.cli(kind, description=description)
         config.check()
         main(config)
-    except Stopped as stop:
-        print(f"{stop}; the same command with --resume goes on from there", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        reason = stop if isinstance(stop, Stopped) else f"{stop or 'SIGINT'}: stopped"
+        print(f"{reason}; the same command with --resume goes on from there", file=sys.stderr)
         sys.exit(130)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number, frame):
+    raise KeyboardInterrupt(signal.Signals(number).name)

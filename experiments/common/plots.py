@@ -83,12 +83,6 @@ def weighting_rows(runs: Sequence[Run], setting: str = "") -> list[dict]:
     return rows
 
 
-def band(axis, line: pd.DataFrame, **style) -> None:
-    """A series, its range shaded."""
-    axis.plot(line["x"], line["y"], **style)
-    axis.fill_between(line["x"], line["low"], line["high"], color=style["color"], alpha=0.1, lw=0)
-
-
 def panels(
     series: pd.DataFrame, names: dict[str, str], xlabel: str, *, ylabels: Iterable[str], **axes
 ):

@@ -10,9 +10,15 @@ from hdistill.training import Run, read_run
 
 
 def read_runs(out: pathlib.Path) -> list[Run]:
-    """The runs under OUT that ended, in the tables' order; a damaged one is left out, and told."""
+    """The runs under OUT that ended, in the tables' order, without those of a study inside it.
+
+    A damaged one is left out, with a line on stderr.
+    """
     runs = []
     for path in out.rglob("seed-*/summary.json"):
+        between = path.parents[1 : path.parents.index(out)]
+        if any((folder / "made.json").exists() for folder in between):  # another study's OUT
+            continue
         try:
             runs.append(read_run(path.parent))
         except ValueError as error:

@@ -118,6 +118,7 @@ def _figures(setting: Setting, test, folder: RunFolder) -> dict:
 
 def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, how: dict):
     """The folder of a run of a method, its configuration written."""
+    check_protocol(protocol, out.glob("*/seed-*/config.json"))
     config = protocol | {
         "method": method.name,
         "title": method.label,
@@ -125,6 +126,19 @@ def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, how: 
         "seed": seed,
     }
     return RunFolder(out / method.folder / f"seed-{seed}", config, **how)
+
+
+def check_protocol(protocol: dict, configs) -> None:
+    """Runs whose config.json is given are of the same protocol: one table holds them all."""
+    expected = json.loads(json.dumps(protocol))
+    for file in configs:
+        other = json.loads(file.read_text())
+        differing = [key for key in expected if other.get(key) != expected[key]]
+        if differing:
+            raise ValueError(
+                f"{file.parent} is a run under another protocol ({', '.join(differing)} differ): "
+                "expected another --out"
+            )
 
 
 def tell(folder: RunFolder, figure: str) -> None:

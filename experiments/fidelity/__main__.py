@@ -12,6 +12,7 @@ gets the table and the plots (after Figures 3, 4, 6 and 11).
 
 import dataclasses
 import functools
+import io
 import pathlib
 
 import jax
@@ -23,7 +24,7 @@ import hdistill as hd
 from experiments.common.command import Command, run_command
 from experiments.common.runs import spent
 from experiments.common.sets import open_out, write_set
-from experiments.common.study import Setting, tell
+from experiments.common.study import Setting, check_protocol, tell
 from experiments.fidelity import report
 from experiments.fidelity.presets import PRESETS, Preset
 from experiments.fidelity.setting import ProblemName, adapted, contenders, make_setting
@@ -85,7 +86,7 @@ class Study:
         self.measure(report.STAGES[1], state.hparams, state.weights, task_key, folder)
         thetas = [(row["step"], row["theta"]) for row in folder.rows]
         _write(folder, "theta", ["inner_optimisation", "theta"], thetas)
-        cosines = pd.read_csv(folder.path / f"{report.STAGES[1]}-cosines.csv")
+        cosines = pd.read_csv(io.StringIO(folder.read(f"{report.STAGES[1]}-cosines.csv")))
         ours = cosines.loc[cosines["method"] == f"fitted-{self.preset.gamma}", "cosine"]
         return folder.finish(
             {"cosine": float(ours.mean()), "diverged": diverged} | spent(folder.rows)
@@ -93,7 +94,7 @@ class Study:
 
     def measure(self, stage: str, hparams, weights, key, folder: RunFolder) -> None:
         """Writes STAGE-cosines.csv, -costs.csv and -samples.csv, unless they are there."""
-        if (folder.path / f"{stage}-samples.csv").exists():
+        if all(folder.read(f"{stage}-{kind}.csv") for kind in ("cosines", "costs", "samples")):
             return
         setting, cosines, costs, samples = self.setting, [], [], []
         for task in tqdm(range(self.preset.tasks), desc=f"comparing, {stage}", leave=False):
@@ -127,6 +128,7 @@ def main(config: Config) -> None:
         study = Study(setting, preset)
         protocol = setting.protocol | dataclasses.asdict(preset)
         protocol |= {"study": "fidelity", "problem": problem, "title": f"Fidelity, {problem}"}
+        check_protocol(protocol, (config.out / problem).glob("seed-*/config.json"))
         for seed in config.seed or preset.seeds:
             path = config.out / problem / f"seed-{seed}"
             with RunFolder(path, protocol | {"seed": seed}, **config.how) as folder:

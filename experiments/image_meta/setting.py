@@ -47,6 +47,9 @@ def make_setting(
     check_choice("dataset", dataset, [name for name, d in DATASETS.items() if d.split])
     preset = protocol(preset_name, model_name)
     if image_size is not None:
+        sizes = [pool.size for pool in DATASETS[dataset].pools.values()]
+        if not 1 <= image_size <= max(sizes):
+            raise ValueError(f"image_size={image_size}: expected 1..{max(sizes)}, for {dataset}")
         preset = dataclasses.replace(preset, image_size=image_size)
     model = MODELS[model_name](WAYS, preset.channels)
     optimizer = optax.sgd(preset.inner_rate, momentum=preset.momentum)

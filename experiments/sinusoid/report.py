@@ -11,7 +11,7 @@ from experiments.common.sets import by_title
 from experiments.common.tables import format_interval, markdown, products
 
 # Table 4 of Lee et al. 2022: meta-test MSE, mean ± 95% interval over 5 runs.
-PAPER = {
+TABLE_4 = {
     "fo": "0.567 ± 0.193",
     "one-step": "0.670 ± 0.283",
     "drmad": "1.086 ± 0.176",
@@ -30,7 +30,7 @@ def table(frame: pd.DataFrame) -> str:
         rows.append(
             {
                 "method": title,
-                "paper (Table 4)": PAPER.get(group["method"].iloc[0], ""),
+                "paper (Table 4)": TABLE_4.get(group["method"].iloc[0], ""),
                 "test MSE, mean ± 95%": format_interval(finite),
                 "median": _number(finite.median()) if len(finite) else "–",
                 "worst": _number(finite.max()) if len(finite) else "–",

@@ -65,7 +65,8 @@ def run(setting: Setting, stages, title: str, seed: int, folder: RunFolder) -> d
             setting, stages[0], f"{title}, λ", stage_keys[0], first, weights, tasks[0], folder
         )
         again = folder.config | {"stage": "retraining"}
-        with RunFolder(folder.claim("retrain"), again, resume=True) as retrain:
+        how = {"resume": True, "fallback": folder.fallback}
+        with RunFolder(folder.claim("retrain"), again, **how) as retrain:
             state = run_stage(
                 setting,
                 stages[1],
@@ -76,6 +77,7 @@ def run(setting: Setting, stages, title: str, seed: int, folder: RunFolder) -> d
                 tasks[1],
                 retrain,
             )
+            retrain.finish(spent(retrain.rows))
     except NonFiniteLoss as error:
         lost = {"test_accuracy": None, "first_stage_accuracy": None, "diverged": str(error)}
         return folder.finish(lost | spent(folder.rows))

@@ -1,10 +1,12 @@
 """Standard learning's table and pictures."""
 
+import pathlib
+
 import pandas as pd
 
 from experiments.common.plots import panels, training_rows, weighting_rows
 from experiments.common.tables import format_interval, markdown, percent
-from hdistill.training import read_rows
+from hdistill.training import read_run
 
 STAGES = ("learning λ", "retraining")
 
@@ -34,11 +36,16 @@ def table(frame: pd.DataFrame) -> str:
 def series(runs) -> list[dict]:
     """Loss and test accuracy over either stage; the weighting."""
     rows = []
-    retrained = [run._replace(rows=read_rows(run.path / "retrain")) for run in runs]
+    retrained = [run._replace(rows=_retraining(run.path / "retrain")) for run in runs]
     for stage, of_stage in zip(STAGES, (runs, retrained)):
         for field in ("outer_loss", "accuracy"):
             rows += training_rows(of_stage, field, name=f"{stage}: {field}")
     return rows + weighting_rows(runs)
+
+
+def _retraining(folder: pathlib.Path) -> list[dict]:
+    """The rows of a second stage that ended, verified; none where the first one diverged."""
+    return read_run(folder).rows if (folder / "summary.json").exists() else []
 
 
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:

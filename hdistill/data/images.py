@@ -48,6 +48,9 @@ def load(name: str, data_dir) -> Pool:
             f"{ready}: {len(pool.names)} classes of images {pool.images.shape[1:3]}; expected "
             f"{expected[0]} of {expected[1]}"
         )
+    missing = dataset.classes - len(np.unique(pool.labels))
+    if missing:
+        raise ValueError(f"{ready}: no image of {missing} of the {dataset.classes} classes")
     return pool
 
 

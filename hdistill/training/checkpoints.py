@@ -8,13 +8,23 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from hdistill.checks import describe, named
 from hdistill.training.files import checksum, write_whole
 
 CHECKSUM = "sha256"
+METADATA, PARTIAL = "_CHECKPOINT_METADATA", ".orbax-checkpoint-tmp"  # Orbax's
 
 
 class DamagedCheckpoint(ValueError):
     """A checkpoint is not what was written."""
+
+
+def check_checkpoints(path: pathlib.Path) -> None:
+    """There is nothing in the folder but checkpoints, whole or not."""
+    for entry in path.iterdir() if path.exists() else []:
+        whole = entry.name.isdigit() and any((entry / x).exists() for x in (CHECKSUM, METADATA))
+        if not whole and PARTIAL not in entry.name:
+            raise ValueError(f"{entry} was not made by a run: expected checkpoints alone; move it")
 
 
 class Checkpoints:
@@ -41,6 +51,7 @@ class Checkpoints:
 
     def save(self, step: int, state, record: dict) -> None:
         """Writes a checkpoint; it is on disk on return."""
+        record = record | {"state": _described(state)}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -61,28 +72,38 @@ class Checkpoints:
         Raises:
           DamagedCheckpoint: its checksum is not the one beside it.
         """
-        for step in reversed(self._steps()):
-            folder = self.path / str(step)
-            if checksum(*_parts(folder)) == (folder / CHECKSUM).read_text():
-                return step, *self._read(step, state)
-            if not fallback:
-                raise DamagedCheckpoint(
-                    f"{folder} is damaged, its checksum is another: expected the checkpoint as it "
-                    "was written; fallback=True (--fallback) uses the one before it"
-                )
-            print(f"{folder} is damaged: the one before it is used", file=sys.stderr)
+        steps = self._steps()
+        whole = [step for step in steps if self._is_whole(step)]
+        damaged = [step for step in steps if step > max(whole, default=0)]
+        if damaged and not whole:
+            raise DamagedCheckpoint(
+                f"{self.path}: every checkpoint is damaged: expected them as they were written; "
+                "without resume (--resume) the run begins again"
+            )
+        if damaged and not fallback:
+            raise DamagedCheckpoint(
+                f"{self.path / str(steps[-1])} is damaged, its checksum is another: expected the "
+                "checkpoint as it was written; fallback=True (--fallback) uses the one before it"
+            )
+        for step in damaged:
+            print(f"{self.path / str(step)} is damaged: the one before is used", file=sys.stderr)
             self._manager.delete(step)
-        return 0, state, None
+        return (whole[-1], *self._read(whole[-1], state)) if whole else (0, state, None)
+
+    def _is_whole(self, step: int) -> bool:
+        folder = self.path / str(step)
+        return checksum(*_parts(folder)) == (folder / CHECKSUM).read_text()
 
     def _read(self, step: int, state):
+        record = self._manager.restore(
+            step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
+        )["record"]
+        _check_state(self.path / str(step), record.pop("state", None), state)
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state))
-        saved = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template), record=ocp.args.JsonRestore()
-            ),
-        )
-        return _like(state, saved["state"]), saved["record"]
+        arrays = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        )["state"]
+        return _like(state, arrays), record
 
     def close(self) -> None:
         """Lets go of the writer."""
@@ -91,6 +112,20 @@ class Checkpoints:
 
 def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.iterdir() if path.name != CHECKSUM)
+
+
+def _described(state) -> dict[str, str]:
+    """Dtype and shape of each leaf by its path."""
+    return {name: describe(leaf) for name, leaf in named(state, "state")}
+
+
+def _check_state(folder: pathlib.Path, saved: dict[str, str] | None, state) -> None:
+    """The state has the structure, shapes and dtypes of the one that was saved."""
+    now = _described(state)
+    for name in sorted(now.keys() | (saved or now).keys()):
+        then, given = (saved or now).get(name, "nothing"), now.get(name, "nothing")
+        if then != given:
+            raise ValueError(f"{name} is {given}: expected {then}, as {folder} has it")
 
 
 def _is_key(leaf) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 
@@ -17,20 +18,42 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 
 def read_json(path: pathlib.Path) -> dict | None:
-    """What a JSON file holds, or None if the file does not exist.
+    """What a JSON file holds, an object, or None if the file does not exist.
 
     Raises:
       ValueError: it is damaged.
     """
     try:
-        return json.loads(path.read_text()) if path.exists() else None
+        content = json.loads(path.read_text()) if path.exists() else None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: expected JSON, but {error}") from error
+    if not isinstance(content, dict | None):
+        raise ValueError(f"{path} is damaged: expected a JSON object")
+    return content
 
 
 def as_json(content) -> str:
     """The text of a JSON file; a number that is not finite is refused."""
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plain(name: str, value):
+    """What JSON can hold of a figure: arrays as numbers and lists, null for what is not finite.
+
+    Raises:
+      ValueError: JSON cannot hold it; the message names it.
+    """
+    if isinstance(value, dict):
+        return {str(k): plain(f"{name}[{k!r}]", v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(f"{name}[{i}]", v) for i, v in enumerate(value)]
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return plain(name, value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
+    raise ValueError(f"{name} is a {type(value).__name__}, {value!r}: expected what JSON holds")
 
 
 def checksum(*paths: pathlib.Path) -> str:

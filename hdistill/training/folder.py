@@ -3,14 +3,13 @@
 import fcntl
 import hashlib
 import json
-import math
 import os
 import pathlib
 import sys
 from typing import Any, NamedTuple
 
-from hdistill.training.checkpoints import Checkpoints
-from hdistill.training.files import as_json, checksum, read_json, write_whole
+from hdistill.training.checkpoints import Checkpoints, check_checkpoints
+from hdistill.training.files import as_json, checksum, plain, read_json, write_whole
 from hdistill.training.owned import OwnedFolder
 from hdistill.training.provenance import commit, provenance
 
@@ -38,7 +37,7 @@ class RunFolder:
       path: made if it is not there.
       config: everything that decides the result, for config.json; what JSON holds.
       resume: go on with what is there.
-      fallback: where the last checkpoint is damaged, use the one before it.
+      fallback: go on, and where the last checkpoint is damaged, from the one before it.
 
     Raises:
       OtherRun: a ValueError.
@@ -54,15 +53,19 @@ class RunFolder:
         fallback: bool = False,
     ):
         self.path = pathlib.Path(path).resolve()
-        self.config: dict = json.loads(as_json(config))  # lists for tuples, as it is read back
+        self.config: dict = _check_config(config)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._fallback, self.rows = fallback, list[dict]()
+        self.fallback, self.rows = fallback, list[dict]()
+        was_locked = (self.path / LOCK).exists()
         self._lock_file = _lock(self.path / LOCK)
         try:
-            self._folder = self._open(resume)
+            check_checkpoints(self.path / CHECKPOINTS)
+            self._folder = self._open(resume or fallback)
             self._checkpoints = Checkpoints(self.path / CHECKPOINTS)
         except BaseException:
             self._lock_file.close()
+            if not was_locked:
+                (self.path / LOCK).unlink()
             raise
 
     def _open(self, resume: bool) -> OwnedFolder:
@@ -76,9 +79,8 @@ class RunFolder:
             _tell_commit(self.path, before)
         if not resume:
             folder.empty(but=(LOCK,))
+        folder.claim(*(name for name in STANDARD if name != LOCK))
         folder.adopt(LOCK)
-        for name in STANDARD:
-            folder.claim(name)
         if not (self.path / CONFIG).exists():
             write_whole(self.path / CONFIG, as_json(self.config | {"commit": commit()}))
         return folder
@@ -94,7 +96,7 @@ class RunFolder:
 
     def restore(self, state) -> tuple[int, Any]:
         """(steps done, state) of the last checkpoint, or (0, `state`)."""
-        step, state, record = self._checkpoints.restore(state, self._fallback)
+        step, state, record = self._checkpoints.restore(state, self.fallback)
         if record is not None:
             _check_same(self.path, record["config"], self.config)
             self.rows = record["rows"]
@@ -105,7 +107,7 @@ class RunFolder:
 
     def log(self, row: dict) -> None:
         """Appends a line to metrics.jsonl, flushed; figures that are not finite become null."""
-        row = _finite(row)
+        row = plain("row", row)
         self.rows.append(row)
         with (self.path / METRICS).open("a") as file:
             file.write(_line(row))
@@ -115,17 +117,37 @@ class RunFolder:
         return self._folder.claim(name)
 
     def write(self, name: str, text: str) -> None:
-        """Writes a file of the run's, whole or not at all."""
-        write_whole(self.claim(name), text)
+        """Writes a file of the run's, whole or not at all.
+
+        Raises:
+          ValueError: a name that is not a file's in the folder, or one of the run's own files.
+        """
+        if name in STANDARD:
+            raise ValueError(f"name={name!r}: expected another, it is the run's own")
+        self._folder.write(name, text)
+
+    def read(self, name: str) -> str | None:
+        """What the run has written to a file, verified; None where it has not yet."""
+        return self._folder.read(name)
 
     def finish(self, figures: dict) -> dict:
         """Writes summary.json: the figures, what produced them, the checksums of the files.
 
         Figures that are not finite become null.
+
+        Raises:
+          ValueError: a figure that JSON cannot hold, or whose name is the summary's own; a file
+            that is no longer what `write` wrote.
         """
+        produced = provenance()
+        own = {"files", "checksum", *produced} & figures.keys()
+        if own:
+            raise ValueError(f"figures={sorted(own)}: expected other names, these are the run's")
         write_whole(self.path / METRICS, "".join(map(_line, self.rows)))
         names = sorted(self._folder.made - {SUMMARY, LOCK})
-        summary = _finite(figures) | provenance()
+        for name in names:
+            self.read(name)
+        summary = plain("figures", figures) | produced
         summary["files"] = {n: checksum(self.path / n) for n in names if (self.path / n).is_file()}
         summary = json.loads(as_json(summary))
         write_whole(self.path / SUMMARY, as_json(summary | {"checksum": _digest(summary)}))
@@ -167,7 +189,10 @@ def read_run(path: pathlib.Path | str) -> Run:
         raise ValueError(f"{path / SUMMARY} is damaged: expected its checksum to be {stated}")
     for name, expected in summary.pop("files").items():
         if not (path / name).exists() or checksum(path / name) != expected:
-            raise ValueError(f"{path / name} is damaged or gone: expected what the run wrote")
+            raise ValueError(
+                f"{path / name} is damaged or gone: expected what the run wrote; delete {SUMMARY} "
+                "and resume, and the run ends again from its last checkpoint"
+            )
     return Run(path, read_json(path / CONFIG) or {}, summary, _lines(path / METRICS))
 
 
@@ -177,10 +202,9 @@ def read_rows(path: pathlib.Path | str) -> list[dict]:
 
 
 def _check_same(path, before: dict, config: dict) -> None:
-    before = {key: value for key, value in before.items() if key != "commit"}
     differing = [
         f"{key}={before.get(key)!r} there, {config.get(key)!r} now"
-        for key in sorted(before.keys() | config.keys())
+        for key in sorted((before.keys() | config.keys()) - {"commit"})
         if before.get(key) != config.get(key)
     ]
     if differing:
@@ -219,13 +243,20 @@ def _lock(path: pathlib.Path):
     return file
 
 
-def _finite(row: dict) -> dict:
-    """What JSON can hold: null for a figure that is not finite."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+def _check_config(config) -> dict:
+    """The configuration as it is read back: lists for tuples."""
+    if not isinstance(config, dict) or "commit" in config:
+        raise ValueError(
+            f"config={config!r}: expected a dict without 'commit', which the run adds itself"
+        )
+    try:
+        return json.loads(as_json(config))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config={config!r}: expected what JSON holds, but {error}") from error
 
 
 def _line(row: dict) -> str:
-    return json.dumps(row, default=float, allow_nan=False) + "\n"
+    return json.dumps(row, allow_nan=False) + "\n"
 
 
 def _lines(path: pathlib.Path) -> list[dict]:

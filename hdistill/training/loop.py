@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from hdistill.checks import check_calls, check_count
+from hdistill.checks import check_calls, check_count, named
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.training.folder import RunFolder
 from hdistill.training.signals import Stopped, StopRequest
+from hdistill.tree import is_real
 
 
 class NonFiniteLoss(ValueError):
@@ -26,10 +27,10 @@ class NonFiniteLoss(ValueError):
 
     def __init__(self, what: str, unit: str, step: int, inner_step: int | None, checkpoint: int):
         self.step, self.inner_step, self.checkpoint = step, inner_step, checkpoint
-        at = "" if inner_step is None else f" at inner step {inner_step}"
+        at = "in" if inner_step is None else f"at inner step {inner_step} of"
         last = f"that of {unit} {checkpoint}" if checkpoint else "none yet"
         super().__init__(
-            f"{what}{at} of {unit} {step}; expected it to be finite; last good checkpoint: {last}"
+            f"{what} {at} {unit} {step}; expected it to be finite; last good checkpoint: {last}"
         )
 
 
@@ -82,19 +83,27 @@ def run(
       ValueError: another argument that is not what was expected; it is named.
     """
     check_count("total", total), check_count("save_every", save_every)
+    check_calls("step", step, "(state, tasks)")
     check_calls("tasks_at", tasks_at, "(m)")
     if not isinstance(folder, RunFolder):
         raise ValueError(f"folder={folder!r}: expected a training.RunFolder(path, config)")
+    for name, leaf in named(state, "state"):
+        if not hasattr(leaf, "dtype"):
+            raise ValueError(f"{name}={leaf!r}: expected an array, which a checkpoint can hold")
     done, state = folder.restore(state)
+    if done > total:
+        raise ValueError(f"total={total}: expected at least {done}, the {unit}s already done")
     saved = done
     with StopRequest() as stop, tqdm(total=total, initial=done, desc=label, leave=False) as bar:
         for m in range(done + 1, total + 1):
             start = time.perf_counter()
-            state, info = step(state, tasks_at(m))
+            state, info = _pair(step(state, tasks_at(m)))
             info = jax.device_get(info)
             seconds = time.perf_counter() - start
             _check_loss(info, unit, m, saved)
             validation = validate(m, state) if validate else {}
+            if not isinstance(validation, dict):
+                raise ValueError(f"validate returned {validation!r}: expected a dict of figures")
             row = {"step": m} | figures(info) | {"seconds": seconds} | validation
             folder.log(row)
             for callback in callbacks:
@@ -105,10 +114,16 @@ def run(
                 _check_state(state, unit, m, saved)
                 folder.save(m, state)
                 saved = m
-            if stop.signal and m < total:
+            if stop.signal:
                 name = signal.Signals(stop.signal).name
                 raise Stopped(f"{name}: stopped after {unit} {m}, checkpointed in {folder.path}")
     return state
+
+
+def _pair(result):
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(f"step returned a {type(result).__name__}: expected (state, info)")
+    return result
 
 
 def figures(info) -> dict:
@@ -159,6 +174,6 @@ def _check_state(state, unit: str, m: int, saved: int) -> None:
     """λ moves after the loss is taken: what is not finite is never saved."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path)
-        real = jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
-        if real and name.startswith((".hparams", ".weights")) and not np.isfinite(leaf).all():
+        watched = name.startswith((".hparams", ".weights", "['hparams']", "['weights']"))
+        if watched and is_real(leaf) and not np.isfinite(leaf).all():
             raise NonFiniteLoss(f"state{name} is not finite", unit, m, None, saved)

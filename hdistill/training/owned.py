@@ -3,7 +3,7 @@
 import pathlib
 import shutil
 
-from hdistill.training.files import as_json, read_json, write_whole
+from hdistill.training.files import as_json, checksum, read_json, write_whole
 
 RECORD = "made.json"
 
@@ -22,34 +22,68 @@ class OwnedFolder:
     def __init__(self, path: pathlib.Path | str, owner: str):
         self.path, self.owner = pathlib.Path(path).resolve(), owner
         self.path.mkdir(parents=True, exist_ok=True)
-        record = read_json(self.path / RECORD) or {"owner": owner, "made": []}
+        record = read_json(self.path / RECORD)
+        if record is None:
+            record = {"owner": owner, "made": [], "checksums": {}}
+        _check_record(self.path / RECORD, record)
         if record["owner"] != owner:
             raise ValueError(
                 f"{self.path} is the folder of {record['owner']}: expected another for {owner}"
             )
         self.made: set[str] = set(record["made"])
+        self._checksums: dict[str, str] = record.get("checksums", {})
 
     def adopt(self, *names: str) -> None:
         """Records files as made here."""
         if not self.made.issuperset(names):
             self.made |= set(names)
-            record = {"owner": self.owner, "made": sorted(self.made)}
-            write_whole(self.path / RECORD, as_json(record))
+            self._record()
 
-    def claim(self, name: str) -> pathlib.Path:
-        """The path of a file that is about to be written.
+    def claim(self, *names: str) -> pathlib.Path:
+        """The path of a file that is about to be written; or of several, that of the last.
 
         Raises:
-          ValueError: there is such a file, and it was not made here.
+          ValueError: there is such a file, and it was not made here; a name with a folder in it.
         """
+        for name in names:
+            if pathlib.Path(name).name != name or name == RECORD:
+                raise ValueError(f"name={name!r}: expected the name of a file in {self.path}")
+            if name not in self.made and (self.path / name).exists():
+                raise ValueError(
+                    f"{self.path / name} was not made by {self.owner}: expected a folder without "
+                    "it (move it, or choose another folder)"
+                )
+        self.adopt(*names)
+        return self.path / names[-1]
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file, whole or not at all, and records its checksum."""
+        path = self.claim(name)
+        if self._checksums.pop(name, None):
+            self._record()
+        write_whole(path, text)
+        self._checksums[name] = checksum(path)
+        self._record()
+
+    def read(self, name: str) -> str | None:
+        """What was written to a file; None where it was not, or not to its end.
+
+        Raises:
+          ValueError: it is not what was written.
+        """
+        if name not in self._checksums:
+            return None
         path = self.path / name
-        if name not in self.made and path.exists():
+        if not path.exists() or checksum(path) != self._checksums[name]:
             raise ValueError(
-                f"{path} was not made by {self.owner}: expected a folder without it (move it, or "
-                "choose another folder)"
+                f"{path} is damaged or gone: expected what was written there; without --resume "
+                "the run begins again"
             )
-        self.adopt(name)
-        return path
+        return path.read_text()
+
+    def _record(self) -> None:
+        record = {"owner": self.owner, "made": sorted(self.made), "checksums": self._checksums}
+        write_whole(self.path / RECORD, as_json(record))
 
     def empty(self, but: tuple[str, ...] = ()) -> None:
         """Deletes what was made here, and nothing else."""
@@ -59,3 +93,20 @@ class OwnedFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+        if self._checksums:
+            self._checksums = {}
+            self._record()
+
+
+def _check_record(path: pathlib.Path, record: dict) -> None:
+    owner, made, sums = (record.get(key) for key in ("owner", "made", "checksums"))
+    if (
+        not isinstance(owner, str)
+        or not isinstance(made, list)
+        or not all(isinstance(name, str) for name in made)
+        or not isinstance(sums, dict | None)
+    ):
+        raise ValueError(
+            f"{path} was not made by us, or is damaged: expected the owner of the folder and the "
+            "files made there; delete it if the folder may be used"
+        )

@@ -32,9 +32,11 @@ def commit() -> str | None:
     """The git commit of the code that runs, marked where it has uncommitted changes."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     here = pathlib.Path(__file__).parent
+    tracked = ["git", "ls-files", "--error-unmatch", pathlib.Path(__file__).name]
     try:
-        return subprocess.run(
-            command, cwd=here, capture_output=True, check=True, text=True
-        ).stdout.strip()
+        # A copy that was installed may lie in another project's repository.
+        for asked in (tracked, command):
+            answer = subprocess.run(asked, cwd=here, capture_output=True, check=True, text=True)
+        return answer.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

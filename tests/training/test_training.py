@@ -233,7 +233,7 @@ def test_what_no_run_made_is_never_touched(name, tmp_path):
         path /= "mine"
     path.write_text('{"mine": 1}')
     for resume in (False, True):
-        with pytest.raises(ValueError, match=f"{name}.*(not made by|another configuration)"):
+        with pytest.raises(ValueError, match=f"({name}.*not made by|another configuration)"):
             train(tmp_path, resume=resume)
     assert path.read_text() == '{"mine": 1}'
 
@@ -301,7 +301,7 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
         bad = jnp.full_like(state.hparams, jnp.inf if tasks == 4 else 1.0)
         return state._replace(done=state.done + 1, hparams=bad), info_of(np.ones(5))
 
-    with pytest.raises(training.NonFiniteLoss, match=r"state.hparams is not finite of step 5"):
+    with pytest.raises(training.NonFiniteLoss, match=r"state.hparams is not finite in step 5"):
         train(tmp_path, step=lambda s, t: step(s, min(t, 4)))
     with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
         assert folder.restore(first_state())[0] == 1
@@ -345,7 +345,12 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, monkeypatch):
         ({"save_every": 1.5}, "save_every=1.5"),
         ({"folder": "runs/mine"}, "folder='runs/mine'.*RunFolder"),
         ({"tasks_at": 3}, r"tasks_at=3.*\(m\)"),
+        ({"step": 3}, r"step=3.*\(state, tasks\)"),
+        ({"step": lambda state, tasks: state}, r"step returned a State.*\(state, info\)"),
         ({"step": lambda state, tasks: (state, None)}, "info is a NoneType"),
+        ({"state": {"x": 1.0}}, r"state\['x'\]=1.0: expected an array"),
+        ({"validate": lambda m, state: None}, "validate returned None: expected a dict"),
+        ({"validate": lambda m, state: {"f": len}}, r"row\['f'\] is a builtin_function"),
     ],
 )
 def test_bad_arguments_are_named(changed, words, tmp_path):
@@ -354,3 +359,100 @@ def test_bad_arguments_are_named(changed, words, tmp_path):
         given |= {"total": 2, "folder": folder} | changed
         with pytest.raises(ValueError, match=words):
             training.run(given.pop("step"), given.pop("state"), given.pop("tasks_at"), **given)
+
+
+def test_fewer_steps_than_were_done_are_refused(tmp_path):
+    train(tmp_path, total=5, finish=False)
+    with pytest.raises(ValueError, match="total=3: expected at least 5, the steps already done"):
+        train(tmp_path, total=3, resume=True)
+
+
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path):
+    def interrupted(state, tasks):
+        if tasks == 12:
+            signal.raise_signal(signal.SIGINT)
+        return counted(state, tasks)
+
+    with pytest.raises(training.Stopped, match="SIGINT: stopped after step 12"):
+        train(tmp_path, step=interrupted)
+    state, _ = train(tmp_path, resume=True)
+    assert state.done == 12
+
+
+def test_fallback_goes_on_and_never_begins_again_by_itself(tmp_path, capsys):
+    whole, _ = train(tmp_path / "whole")
+    train(tmp_path / "cut", finish=False)
+    flip(files_of(tmp_path / "cut" / "checkpoints" / "12")[0])
+    state, _ = train(tmp_path / "cut", fallback=True)  # without resume
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
+    assert "goes on after step 10" in capsys.readouterr().err
+    (tmp_path / "cut" / "summary.json").unlink()
+    for step in (10, 12):
+        flip(files_of(tmp_path / "cut" / "checkpoints" / str(step))[0])
+    with pytest.raises(training.DamagedCheckpoint, match="every checkpoint is damaged"):
+        train(tmp_path / "cut", fallback=True)
+    assert {p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()} >= {"10", "12"}
+
+
+def test_figures_may_be_arrays_and_what_is_not_finite_is_null(tmp_path):
+    def validate(m, state):
+        return {"mean": jnp.float32(m), "bad": np.float32("nan"), "list": [1.0, np.inf]}
+
+    _, rows = train(tmp_path, validate=validate, finish=False)
+    assert rows[-1]["mean"] == 12.0 and rows[-1]["bad"] is None and rows[-1]["list"] == [1.0, None]
+    with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
+        assert folder.restore(first_state())[0] == 12 and folder.rows == rows
+        assert folder.finish({"loss": jnp.float32(2)})["loss"] == 2.0
+        with pytest.raises(ValueError, match=r"figures=\['checksum', 'commit'\]"):
+            folder.finish({"checksum": 1, "commit": 2})
+        for name in ("../x", "/tmp/x", "sub/x", "config.json", "made.json"):
+            with pytest.raises(ValueError, match=f"name='{name}'"):
+                folder.write(name, "{}")
+
+
+def test_what_was_written_is_read_again_verified(tmp_path):
+    with training.RunFolder(tmp_path, CONFIG) as folder:
+        assert folder.read("a.csv") is None
+        folder.write("a.csv", "1,2")
+    with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
+        assert folder.read("a.csv") == "1,2"
+        (tmp_path / "a.csv").write_text("1,3")
+        with pytest.raises(ValueError, match="a.csv is damaged"):
+            folder.read("a.csv")
+        with pytest.raises(ValueError, match="a.csv is damaged"):
+            folder.finish({})
+
+
+def test_a_state_of_another_shape_or_dtype_is_not_resumed(tmp_path):
+    train(tmp_path, finish=False)
+    for leaf, words in ((jnp.ones(4), r"float64\[4\]"), (jnp.ones(3, "float32"), r"float32\[3\]")):
+        with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
+            with pytest.raises(
+                ValueError, match=rf"state.hparams is {words}: expected float64\[3\]"
+            ):
+                folder.restore(first_state()._replace(hparams=leaf))
+
+
+def test_files_of_others_stay_and_a_refused_folder_gets_none_of_ours(tmp_path):
+    train(tmp_path / "run", finish=False)
+    (tmp_path / "run" / "checkpoints" / "2024").mkdir()
+    for how in ({"resume": True}, {}):
+        with pytest.raises(ValueError, match="2024 was not made by a run"):
+            train(tmp_path / "run", **how)
+    assert (tmp_path / "run" / "checkpoints" / "2024").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="config.json was not made by"):
+        train(other)
+    assert [path.name for path in other.iterdir()] == ["config.json"]
+    for content in ("[]", '{"a": 1}', '{"owner": "a run", "made": null}'):
+        (other / "made.json").write_text(content)
+        with pytest.raises(ValueError, match="made.json"):
+            train(other)
+
+
+@pytest.mark.parametrize("config", [None, {"commit": "x"}, {"a": jnp.ones(2)}])
+def test_a_configuration_that_no_file_holds(config, tmp_path):
+    with pytest.raises(ValueError, match="config="):
+        training.RunFolder(tmp_path, config)
