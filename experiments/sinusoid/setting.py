@@ -35,10 +35,11 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
     optimizer = optax.sgd(preset.inner_rate, momentum=preset.momentum)
     problem = hd.from_losses(loss, loss, optimizer)
     plain = optax.sgd(preset.inner_rate)
+    init = jax.jit(MODEL.init)
     sample = jax.jit(sample_tasks, static_argnums=(1, 2, 3))
 
     def start(key):
-        hparams, params = jax.jit(MODEL.init)(key, jnp.zeros((1, 1)))
+        hparams, params = init(key, jnp.zeros((1, 1)))
         return hparams, hd.InnerState(params, optimizer.init(params))
 
     def learner(method: Method) -> hd.Learner:
@@ -51,8 +52,15 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
             **method.learner_arguments,
         )
 
-    def adapt(hparams, weights, points):
-        return hd.unroll(problem, hparams, weights, lambda t: points, horizon=preset.horizon)
+    @jax.jit
+    def predict(hparams, weights, points, x):
+        """The network's values at x after adapting to each task's points."""
+
+        def one(points, x):
+            adapted = hd.unroll(problem, hparams, weights, lambda t: points, preset.horizon)
+            return MODEL.apply(adapted.params, hparams, x)
+
+        return jax.vmap(one)(points, x)
 
     def evaluate(hparams, weights, key, part):
         count = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
@@ -64,7 +72,7 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
         return jax.tree.map(lambda x: jnp.stack([x] * preset.horizon), inner), outer
 
     def leave(before, state, key):
-        return {"curves.json": curves(adapt, state, key, preset.shots)}
+        return {"curves.json": curves(predict, state, key, preset.shots)}
 
     setting = Setting(
         {"study": "sinusoid", "preset": preset_name} | shared(preset),
@@ -83,23 +91,18 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
     return setting
 
 
-def curves(adapt, state, key, shots: int, tasks: int = 3) -> list[dict]:
+def curves(predict, state, key, shots: int, tasks: int = 3) -> list[dict]:
     """The curves fitted to a few test tasks, for the plot."""
     curve_key, point_key = jax.random.split(key)
     truth = sample_curves(curve_key, tasks)
     x = jax.random.uniform(point_key, (tasks, shots, 1), minval=RANGE[0], maxval=RANGE[1])
     points = truth.at(x)
     grid = truth.at(jnp.broadcast_to(jnp.linspace(*RANGE, 200)[:, None], (tasks, 200, 1)))
-
-    def fit(points, x):
-        adapted = adapt(state.hparams, state.weights, points)
-        return MODEL.apply(adapted.params, state.hparams, x)
-
     arrays = {
         "x": points.x,
         "y": points.y,
         "grid": grid.x,
         "truth": grid.y,
-        "fit": jax.jit(jax.vmap(fit))(points, grid.x),
+        "fit": predict(state.hparams, state.weights, points, grid.x),
     }
     return [{name: x[i, :, 0].tolist() for name, x in arrays.items()} for i in range(tasks)]

@@ -417,9 +417,9 @@ def test_what_was_written_is_read_again_verified(tmp_path):
     with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
         assert folder.read("a.csv") == "1,2"
         (tmp_path / "a.csv").write_text("1,3")
-        with pytest.raises(ValueError, match="a.csv is damaged"):
+        with pytest.raises(ValueError, match=r"a\.csv is damaged"):
             folder.read("a.csv")
-        with pytest.raises(ValueError, match="a.csv is damaged"):
+        with pytest.raises(ValueError, match=r"a\.csv is damaged"):
             folder.finish({})
 
 
@@ -443,12 +443,12 @@ def test_files_of_others_stay_and_a_refused_folder_gets_none_of_ours(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="config.json was not made by"):
+    with pytest.raises(ValueError, match=r"config\.json was not made by"):
         train(other)
     assert [path.name for path in other.iterdir()] == ["config.json"]
     for content in ("[]", '{"a": 1}', '{"owner": "a run", "made": null}'):
         (other / "made.json").write_text(content)
-        with pytest.raises(ValueError, match="made.json"):
+        with pytest.raises(ValueError, match=r"made\.json"):
             train(other)
 
 
