@@ -133,10 +133,14 @@ def check_protocol(protocol: dict, configs) -> None:
     expected = json.loads(json.dumps(protocol))
     for file in configs:
         other = json.loads(file.read_text())
-        differing = [key for key in expected if other.get(key) != expected[key]]
+        differing = [
+            f"{key}={other.get(key)!r} there, {value!r} now"
+            for key, value in expected.items()
+            if other.get(key) != value
+        ]
         if differing:
             raise ValueError(
-                f"{file.parent} is a run under another protocol ({', '.join(differing)} differ): "
+                f"{file.parent} holds a run under another protocol ({'; '.join(differing)}): "
                 "expected another --out"
             )
 

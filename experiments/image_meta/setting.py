@@ -57,11 +57,11 @@ def make_setting(
     problem = hd.from_losses(*losses, optimizer)
     pools = class_images(dataset, preset_name, preset, data_dir)
 
-    init = jax.jit(model.init)
+    initialize = jax.jit(model.init)
 
     def start(key):
         shape = 2, preset.image_size, preset.image_size, 3
-        hparams, params = init(key, jnp.zeros(shape))
+        hparams, params = initialize(key, jnp.zeros(shape))
         return hparams, hd.InnerState(params, optimizer.init(params))
 
     def one_task(key, images):

@@ -35,11 +35,11 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
     optimizer = optax.sgd(preset.inner_rate, momentum=preset.momentum)
     problem = hd.from_losses(loss, loss, optimizer)
     plain = optax.sgd(preset.inner_rate)
-    init = jax.jit(MODEL.init)
+    initialize = jax.jit(MODEL.init)
     sample = jax.jit(sample_tasks, static_argnums=(1, 2, 3))
 
     def start(key):
-        hparams, params = init(key, jnp.zeros((1, 1)))
+        hparams, params = initialize(key, jnp.zeros((1, 1)))
         return hparams, hd.InnerState(params, optimizer.init(params))
 
     def learner(method: Method) -> hd.Learner:

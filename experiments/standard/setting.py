@@ -67,11 +67,11 @@ def make_setting(preset_name: str, data_dir: pathlib.Path) -> Setting:
     losses = model.inner_loss, model.outer_loss
     problem = hd.from_losses(*losses, optimizer)
 
-    init = jax.jit(model.init)
+    initialize = jax.jit(model.init)
 
     def start(key):
         shape = 2, preset.image_size, preset.image_size, 3
-        hparams, params = init(key, jnp.zeros(shape))
+        hparams, params = initialize(key, jnp.zeros(shape))
         return hparams, hd.InnerState(params, optimizer.init(params))
 
     def batch(key, examples):

@@ -99,7 +99,7 @@ def test_smoke_study_leaves_what_it_should(tmp_path, capsys):
     paper = {"hyper_rate": 1e-3, "surrogate": True, "mixing": "apart"}
     assert written["arguments"] == fitted | paper
     config_file.write_text(json.dumps(written | {"horizon": 6}))
-    with pytest.raises(ValueError, match=r"another configuration \(horizon=6 there, 5 now\)"):
+    with pytest.raises(ValueError, match=r"another protocol \(horizon=6 there, 5 now\)"):
         main(dataclasses.replace(config, method="hyperdistill", resume=True))
     with pytest.raises(ValueError, match=r"config.json is damaged or gone"):
         read_run(run)

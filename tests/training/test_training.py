@@ -426,11 +426,11 @@ def test_what_was_written_is_read_again_verified(tmp_path):
 def test_a_state_of_another_shape_or_dtype_is_not_resumed(tmp_path):
     train(tmp_path, finish=False)
     for leaf, words in ((jnp.ones(4), r"float64\[4\]"), (jnp.ones(3, "float32"), r"float32\[3\]")):
-        with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
-            with pytest.raises(
-                ValueError, match=rf"state.hparams is {words}: expected float64\[3\]"
-            ):
-                folder.restore(first_state()._replace(hparams=leaf))
+        with (
+            training.RunFolder(tmp_path, CONFIG, resume=True) as folder,
+            pytest.raises(ValueError, match=rf"state.hparams is {words}: expected float64\[3\]"),
+        ):
+            folder.restore(first_state()._replace(hparams=leaf))
 
 
 def test_files_of_others_stay_and_a_refused_folder_gets_none_of_ours(tmp_path):
