@@ -18,15 +18,15 @@ KEY = jax.random.key(0)
 @contextlib.contextmanager
 def compilations():
     """A list that grows by one with each program that XLA compiles."""
-    seen = []
+    compiled = []
 
     def listen(name, *_, **__):
         if "backend_compile" in name:
-            seen.append(name)
+            compiled.append(name)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        yield seen
+        yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
 
@@ -47,9 +47,9 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_the_second_call_compiles_nothing(name):
     first = CALLS[name]()
-    with compilations() as seen:
+    with compilations() as compiled:
         second = CALLS[name]()
-    assert seen == []
+    assert compiled == []
     if name != "compare":  # which has seconds in it
         jax.tree.map(np.testing.assert_array_equal, first, second)
 
@@ -60,9 +60,9 @@ def test_another_option_shape_or_function_is_another_program():
 
     call()
     for variation in ({"window": 1}, {"t": 1}, {"checkpoint": True, "window": 1}):
-        with compilations() as seen:
+        with compilations() as compiled:
             call(**variation)
-        assert seen
+        assert compiled
     wrapped = CASE.problem._replace(update=lambda w, h, d: CASE.problem.update(w, h, 2 * d))
     doubled = hd.offline.reverse_mode(wrapped, *CASE[1:])
     assert np.abs(doubled.total - call().total).max() > 1e-3
@@ -72,9 +72,9 @@ def test_settings_are_seen():
     case = quadratic("sgd", horizon=3, dtype=jnp.float32)
     with jax.enable_x64(False):
         single = hd.offline.reverse_mode(*case).total
-    with jax.default_matmul_precision("float32"), compilations() as seen:
+    with jax.default_matmul_precision("float32"), compilations() as compiled:
         hd.offline.reverse_mode(*case)
-    assert seen and single.dtype == jnp.float32
+    assert compiled and single.dtype == jnp.float32
 
 
 def test_the_cache_is_bounded_and_can_be_cleared():
@@ -100,11 +100,11 @@ def test_functions_without_a_hash_are_told_apart_by_identity():
         def __call__(self, w, h, d):
             return w - self.rate * h
 
-    def found(rate):
+    def slope(rate):
         problem = hd.Problem(Update(rate), lambda w, h, d: jnp.sum(w))
         return hd.offline.one_step(problem, jnp.ones(()), jnp.ones(()), None, None, horizon=1).total
 
-    assert (found(0.5), found(0.25)) == (-0.5, -0.25)
+    assert (slope(0.5), slope(0.25)) == (-0.5, -0.25)
 
 
 def test_inside_a_compilation_it_is_part_of_that_program():
@@ -122,6 +122,6 @@ def test_under_grad_and_vmap_it_is_compiled_once_too():
         return jax.grad(total)(CASE.hparams), rows
 
     both()
-    with compilations() as seen:
+    with compilations() as compiled:
         gradient, rows = both()
-    assert seen == [] and gradient.shape == (3,) and rows.shape == (2,)
+    assert compiled == [] and gradient.shape == (3,) and rows.shape == (2,)

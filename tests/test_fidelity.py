@@ -52,25 +52,27 @@ def compared():
 
 @pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
 def test_cosines_and_ratios_are_those_worked_out_by_hand():
-    found = compared()
-    np.testing.assert_allclose(found["one-step"][:4], by_hand(), rtol=1e-12)
+    results = compared()
+    np.testing.assert_allclose(results["one-step"][:4], by_hand(), rtol=1e-12)
     assert np.abs(by_hand()[1] - 1).max() > 0.01  # they are not all 1
     # γ = 0: one-step's direction, times one θ.
-    np.testing.assert_allclose(found["hyperdistill"].second_order_cosine, by_hand()[2], rtol=1e-12)
     np.testing.assert_allclose(
-        found["hyperdistill"].second_order_ratio, found["hyperdistill"].theta * by_hand()[3]
+        results["hyperdistill"].second_order_cosine, by_hand()[2], rtol=1e-12
     )
-    assert found["hyperdistill"].theta > 1
+    np.testing.assert_allclose(
+        results["hyperdistill"].second_order_ratio, results["hyperdistill"].theta * by_hand()[3]
+    )
+    assert results["hyperdistill"].theta > 1
     for name in ("forward", "exact"):
-        np.testing.assert_allclose(found[name][:4], 1, rtol=1e-12)
-    assert np.isnan(found["first-order"].second_order_cosine).all()
-    assert (found["first-order"].second_order_ratio == 0).all()
+        np.testing.assert_allclose(results[name][:4], 1, rtol=1e-12)
+    assert np.isnan(results["first-order"].second_order_cosine).all()
+    assert (results["first-order"].second_order_ratio == 0).all()
 
 
 @pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
 def test_costs():
-    found = compared()
-    products = {name: result.products for name, result in found.items()}
+    results = compared()
+    products = {name: result.products for name, result in results.items()}
     assert products == {
         "one-step": 5,
         "hyperdistill": 5 + 14,
@@ -78,10 +80,10 @@ def test_costs():
         "first-order": 0,
         "exact": 1 + 3 + 5 + 7 + 9,
     }
-    assert list(found) == list(products)  # in the order asked for, exact last
-    assert all(result.seconds > 0 for result in found.values())
-    assert found["exact"].memory > found["one-step"].memory >= 0
-    assert np.isnan(found["one-step"].theta)
+    assert list(results) == list(products)  # in the order asked for, exact last
+    assert all(result.seconds > 0 for result in results.values())
+    assert results["exact"].memory > results["one-step"].memory >= 0
+    assert np.isnan(results["one-step"].theta)
 
 
 def test_bad_methods_are_named():
@@ -99,7 +101,7 @@ def test_bad_methods_are_named():
 def test_batches_may_be_a_function():
     case = quadratic("sgd", horizon=HORIZON)
     methods = {"one-step": hd.online.one_step(case.problem)}
-    found = hd.compare(
+    results = hd.compare(
         case.problem,
         methods,
         case.hparams,
@@ -109,5 +111,5 @@ def test_batches_may_be_a_function():
         horizon=HORIZON,
         key=jax.random.key(1),
     )
-    np.testing.assert_allclose(found["one-step"][:4], by_hand(), rtol=1e-12)
-    assert jnp.isfinite(found["exact"].seconds)
+    np.testing.assert_allclose(results["one-step"][:4], by_hand(), rtol=1e-12)
+    assert jnp.isfinite(results["exact"].seconds)

@@ -33,13 +33,13 @@ def by_hand():
 @pytest.mark.parametrize("name", ["one_step", "forward_mode", "reverse_mode", "drmad"])
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), CLIPPED], ids=["sgd", "clipped"])
 def test_offline_methods_are_right_or_say_that_they_are_not(name, optimizer):
-    found, info = getattr(hd.offline, name)(
+    result, info = getattr(hd.offline, name)(
         *example_weights(optimizer), None, None, horizon=1, return_info=True
     )
-    assert info.finite == np.isfinite(found.total).all()
+    assert info.finite == np.isfinite(result.total).all()
     assert info.finite or optimizer is CLIPPED
     if info.finite:
-        assert_close(found.total, by_hand(), 1e-12)
+        assert_close(result.total, by_hand(), 1e-12)
 
 
 def test_adam_without_eps_root():

@@ -30,14 +30,15 @@ def temporaries(function, *arguments) -> int:
     return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
-def offline(method, horizon):
+def offline(method, horizon, every=None):
     problem, hparams, weights = problem_and_arguments()
 
     def call(hparams, weights, key):
+        batch_at, options = functools.partial(draw, key), {"horizon": horizon}
         outer_batch = draw(key, horizon)
-        return method(
-            problem, hparams, weights, functools.partial(draw, key), outer_batch, horizon=horizon
-        )
+        if every is not None:
+            outer_batch, options["every"] = lambda t: draw(key, horizon + t), every
+        return method(problem, hparams, weights, batch_at, outer_batch, **options)
 
     return temporaries(call, hparams, weights, jax.random.key(0))
 
@@ -104,3 +105,25 @@ def test_reverse_mode_is_linear_and_root_with_checkpoints():
     assert copies < 2 * (2 * 800**0.5) + 10  # 2√T states, each of parameters and momentum
     ratio, _ = grown(functools.partial(hd.offline.reverse_mode, window=20))
     assert abs(ratio - 1) < 0.05
+
+
+def test_every_loss_in_one_pass():
+    """In copies of the parameters: what grows is what the docstrings say, and nothing else."""
+
+    def copies(method, horizon, every):
+        return offline(method, horizon, every) / (SIZE * 8)
+
+    def drmad(anchors):
+        return functools.partial(hd.offline.drmad, anchors=anchors)
+
+    once = {anchors: copies(drmad(anchors), 50, None) for anchors in (1, 10)}
+    # k weights (of SGD's way back the parameters alone), and a cotangent for each loss but the
+    # last, whatever T is.
+    assert 8 < once[10] - once[1] < 10.5
+    for horizon, every in ((50, 10), (800, 160)):
+        assert abs(copies(drmad(1), horizon, every) - once[1] - 4) < 1
+    assert abs(copies(drmad(10), 800, 10) - once[10] - 79) < 2
+    assert abs(copies(drmad(10), 800, None) - once[10]) < 1
+    for options in ({}, {"checkpoint": True}, {"window": 20}):
+        method = functools.partial(hd.offline.reverse_mode, **options)
+        assert copies(method, 800, 10) < copies(method, 800, None) + 3

@@ -126,16 +126,16 @@ def test_forward_mode_needs_no_reverse_pass_of_phi():
             w = w - 0.1 * (w - 1 + jnp.exp(h) * w)
         return (w - 2.0) ** 2
 
-    found = hd.offline.forward_mode(problem, h, jnp.asarray(2.5), jnp.asarray(n), None)
-    assert_close(found.total, jax.grad(value)(h), 1e-12)
+    result = hd.offline.forward_mode(problem, h, jnp.asarray(2.5), jnp.asarray(n), None)
+    assert_close(result.total, jax.grad(value)(h), 1e-12)
     estimator = hd.online.forward_mode(problem)
     state, w = estimator.init(jnp.asarray(2.5), h, jnp.int64(1)), jnp.asarray(2.5)
     for count in n:
         after = update(w, h, count)
         transition = hd.Transition(w, after, h, jnp.asarray(count), None)
-        found, state = estimator.step(state, transition, jax.random.key(0))
+        result, state = estimator.step(state, transition, jax.random.key(0))
         w = after
-    assert_close(found.total, jax.grad(value)(h), 1e-12)
+    assert_close(result.total, jax.grad(value)(h), 1e-12)
 
 
 def test_which_leaves_phi_hands_on():
@@ -143,7 +143,7 @@ def test_which_leaves_phi_hands_on():
         count = (w["count"] + 1) % 3
         return w | {"count": count, "w": w["w"] - h * d, "copied": w["copied"] * 1.0}
 
-    weights = {"copied": X, "count": jnp.int32(0), "kept": jnp.arange(3), "w": X}
+    weights = {"copied": X, "count": jnp.int32(0), "fixed": jnp.arange(3), "w": X}
     for program in (update, jax.jit(update)):
         problem = hd.Problem(program, None)
         assert unchanged(problem, jnp.ones(()), weights, X) == [False, False, True, False]

@@ -143,6 +143,13 @@ METHODS = {
             fit_schedule="doubling",
         ),
         _method("drmad-every", "DrMAD, every loss", _offline(hd.offline.drmad), every=1),
+        _method(
+            "drmad-bent",
+            "DrMAD, every loss, {anchors} anchors",
+            _offline(hd.offline.drmad),
+            every=1,
+            anchors=6,
+        ),
         _method("rmd-end", "RMD (exact, once at T)", _offline(hd.offline.reverse_mode)),
         _method("rmd-every", "RMD, every loss", _offline(hd.offline.reverse_mode), every=1),
         _method(

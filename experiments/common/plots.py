@@ -16,6 +16,7 @@ COLOURS = {
     "drmad": "C5",
     "drmad-momentum": "#c49c94",
     "drmad-every": "#17324d",
+    "drmad-bent": "#7b9cc4",
     "nift": "C2",
     "greedy": "C8",
     "one-step-sized": "C9",

@@ -30,6 +30,7 @@ class Setting(NamedTuple):
       start: key -> (λ, w_0).
       tasks: key -> the tasks of an inner optimisation.
       draw: key -> (batches [T, ...], outer batch) of one task, to compare methods on.
+      rate: a method's name -> λ's learning rate under it.
       learner: method -> `hd.Learner`.
       evaluate: (λ, φ, key, "validation" or "test") -> the metric of each task after adapting.
       validate_every: inner optimisations between two meta-validations.
@@ -45,6 +46,7 @@ class Setting(NamedTuple):
     start: Callable
     tasks: Callable
     draw: Callable
+    rate: Callable[[str], float]
     learner: Callable[[Method], hd.Learner]
     evaluate: Callable
     validate_every: int = 1

@@ -1,5 +1,7 @@
 """Means and intervals over seeds, and tables in Markdown."""
 
+import json
+
 import numpy as np
 import pandas as pd
 from scipy import special
@@ -26,6 +28,59 @@ def format_interval(values, digits: int = 3) -> str:
         if np.isnan(mean)
         else f"{mean:{kind}}" + ("" if np.isnan(half) else f" ± {half:{kind}}")
     )
+
+
+def difference(frame: pd.DataFrame, ours: str, base: str, column: str, scale: float = 1.0):
+    """Seed by seed, of two methods named by title; pairs in which both runs ended finite."""
+    values = {
+        title: frame[frame["title"] == title].set_index("seed")[column] for title in (ours, base)
+    }
+    return (scale * (values[ours] - values[base])).dropna()
+
+
+def verdict(differences, sign: int = 1) -> str:
+    """Whether differences are on the claim's side, +1 or -1, and how sure that is."""
+    mean, half = mean_interval(differences)
+    if np.isnan(mean):
+        return "not run"
+    if np.isnan(half):
+        return "not settled: one run"
+    if abs(mean) <= half:
+        return "not at this scale: the interval has 0"
+    return "yes" if mean * sign > 0 else "no"
+
+
+def count_runs(number: int) -> str:
+    """ "1 run", "3 runs"."""
+    return f"{number} run" + "s" * (number != 1)
+
+
+def argument(frame: pd.DataFrame, name: str) -> pd.Series:
+    """An argument of each run's method; the column of that name where the protocol has it."""
+    given = frame["arguments"].map(lambda text: json.loads(text).get(name))
+    return given.where(given.notna(), frame[name]) if name in frame else given
+
+
+def format_rate(frame: pd.DataFrame) -> str:
+    """λ's learning rate in a group of runs."""
+    rates = argument(frame, "hyper_rate").dropna() if len(frame) else []
+    return ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "–"
+
+
+def chosen_titles(frame: pd.DataFrame, figure: str, sign: int = 1) -> dict[str, str]:
+    """By method, the title with the best mean meta-validation figure: its γ, or its rate.
+
+    Args:
+      sign: +1 where more is better, -1 where less is; a run that diverged counts as infinitely bad.
+    """
+    scores = (sign * frame[figure]).fillna(-np.inf)
+    means = scores.groupby([frame["method"], frame["title"]], sort=False).mean()
+    return {name: str(of.idxmax()[1]) for name, of in means.groupby(level=0, sort=False)}
+
+
+def hyperdistill(chosen: dict[str, str]) -> str | None:
+    """HyperDistill's title among the chosen: the paper's, else that with momentum."""
+    return chosen.get("hyperdistill", chosen.get("hyperdistill-momentum"))
 
 
 def markdown(rows: list[dict]) -> str:

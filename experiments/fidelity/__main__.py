@@ -60,7 +60,11 @@ class Study:
         self.learner = setting.learner(
             adapted("hyperdistill", setting).adapted({"gamma": preset.gamma})
         )
-        self.fit_size = jax.jit(functools.partial(hd.fit_size, setting.problem, gamma=preset.gamma))
+        self.fit_size = jax.jit(
+            functools.partial(
+                hd.fit_size, setting.momentum_free, gamma=preset.gamma, mixing="apart"
+            )
+        )
 
     def run(self, seed: int, folder: RunFolder) -> dict:
         """Compares, meta-trains, compares again."""
@@ -87,7 +91,7 @@ class Study:
         thetas = [(row["step"], row["theta"]) for row in folder.rows]
         _write(folder, "theta", ["inner_optimisation", "theta"], thetas)
         cosines = pd.read_csv(io.StringIO(folder.read(f"{report.STAGES[1]}-cosines.csv")))
-        ours = cosines.loc[cosines["method"] == f"fitted-{self.preset.gamma}", "cosine"]
+        ours = cosines.loc[cosines["method"] == f"paper-{self.preset.gamma}", "cosine"]
         return folder.finish(
             {"cosine": float(ours.mean()), "diverged": diverged} | spent(folder.rows)
         )

@@ -11,15 +11,22 @@ from experiments.common.plots import COLOURS, points
 from experiments.common.tables import format_interval, markdown
 
 STAGES = ("random", "trained")
-SHOWN = ("fo", "one-step", "nift", "greedy", "fitted-0.9", "robust")
-TITLES = {"nift": "N.IFT", "fitted-0.0": "1-step, size fitted", "exact": "exact RMD"}
+SHOWN = ("fo", "one-step", "nift", "paper-0.9", "fitted-0.9", "robust")
+TITLES = {
+    "nift": "N.IFT",
+    "paper-0.0": "1-step, size fitted",
+    "fitted-0.0": "1-step, size fitted, with momentum",
+    "exact": "exact RMD",
+}
 GRIDS = {
     "greedy": "Greedy (γ={})",
-    "fitted": "HyperDistill (γ={})",
+    "paper": "HyperDistill (γ={})",
+    "fitted": "HyperDistill, with momentum (γ={})",
     "size1": "HyperDistill, size 1 (γ={})",
     "eq7": "Eq. 7 (γ={})",
 }
-SIZED = "fitted-0.9"  # whose size is drawn after Figure 4 (c)
+SIZED = ("paper-0.9", "fitted-0.9")  # whose sizes Algorithm 4 fits: the paper's, with momentum
+READINGS = dict(zip(SIZED, ("hyperdistill", "hyperdistill-momentum")))
 
 
 def title(method: str) -> str:
@@ -119,7 +126,7 @@ def _stage_series(problem: str, stage: str, runs) -> list[dict]:
             x, named = range(1, values.shape[1] + 1), _named(runs[0], method, title(method))
             rows += points(problem, f"{stage} {field}", named, x, values.mean(0), values)
     for task, samples in measured(runs[0], stage, "samples").groupby("task"):
-        named = _named(runs[0], SIZED, f"task {task}")
+        named = _named(runs[0], SIZED[0], f"task {task}")
         rows += points(problem, f"{stage} samples", named, samples["x"], samples["y"])
     return rows
 
@@ -127,11 +134,11 @@ def _stage_series(problem: str, stage: str, runs) -> list[dict]:
 def _fields(method: str) -> list[str]:
     """What is drawn of a method."""
     fields = []
-    if method in SHOWN or method.startswith(("fitted", "size1")):
+    if method in SHOWN or method.startswith(("paper", "fitted", "size1")):
         fields.append("cosine")
     if method in SHOWN or method.startswith("eq7"):
         fields.append("second_order_cosine")
-    return fields + ["second_order_ratio"] * (method == SIZED)
+    return fields + ["second_order_ratio"] * (method in SIZED)
 
 
 def _named(run, method: str, name: str):
@@ -186,7 +193,7 @@ def plot_size(lines: pd.DataFrame, stages: dict[str, str]):
     for colour, (stage, name) in zip(("C0", "C3"), stages.items()):
         for field, dash, size in (("ratio", "-", "estimated"), ("cosine", "--", "best")):
             line = lines[lines["series"] == f"{stage} second_order_{field}"]
-            line = line[line["method"] == SIZED]
+            line = line[line["method"] == _first(SIZED, line)]
             axes[2].plot(line["x"], line["y"], dash, color=colour, label=f"{size} π*, {name}")
     axes[2].set(title="(c) size", xlabel="inner step t", ylabel="π* / ‖exact g$^{SO}$‖")
     for seed, line in lines[lines["series"] == "theta"].groupby("title"):
@@ -202,13 +209,19 @@ def plot_gammas(lines: pd.DataFrame, stages: dict[str, str]):
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
     for row, (stage, name) in zip(axes, stages.items()):
         cosines = lines[lines["series"] == f"{stage} cosine"]
-        for axis, grid, kind in zip(row, ("fitted", "size1"), ("θ fitted", "π* = 1")):
+        fitted = _first(SIZED, cosines).split("-")[0]
+        for axis, grid, kind in zip(row, (fitted, "size1"), ("θ fitted", "π* = 1")):
             _draw(axis, cosines, grid)
             axis.set(title=f"{kind}, {name}", ylabel="cosine of g to exact RMD")
             axis.legend(fontsize=8)
     for axis in axes[1]:
         axis.set(xlabel="inner step t")
     return figure
+
+
+def _first(methods, lines: pd.DataFrame) -> str:
+    """The first of the methods that there are lines of."""
+    return next(method for method in methods if (lines["method"] == method).any())
 
 
 def _draw(axis, lines: pd.DataFrame, kind) -> None:
@@ -219,7 +232,7 @@ def _draw(axis, lines: pd.DataFrame, kind) -> None:
         colours = dict(zip(drawn, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(drawn)))))
     else:
         drawn = [method for method in kind if method in present]
-        colours = {m: COLOURS["hyperdistill" if m == SIZED else m] for m in drawn}
+        colours = {m: COLOURS[READINGS.get(m, m)] for m in drawn}
     for method in drawn:
         line = lines[lines["method"] == method]
         axis.plot(line["x"], line["y"], color=colours[method], label=title(method))

@@ -14,7 +14,8 @@ from experiments.image_meta.presets import PresetName
 from experiments.sinusoid import setting as sinusoid
 
 ProblemName = Literal["warpgrad", "anil", "sinusoid"]
-AGAIN = ("rmd", "hyperdistill", "one-step-sized", "unlearnt")  # the reference; what the grids hold
+# The reference, and what the grids hold.
+AGAIN = ("rmd", "hyperdistill", "hyperdistill-momentum", "one-step-sized", "unlearnt")
 
 
 def make_setting(name: ProblemName, preset: PresetName, data_dir: pathlib.Path) -> Setting:
@@ -28,7 +29,8 @@ def adapted(name: str, setting: Setting) -> Method:
     """A method with the arguments of the setting's protocol."""
     protocol = setting.protocol
     arguments = dict(zip(("terms", "last"), protocol["neumann"]))
-    return METHODS[name].adapted(arguments | {"fit_period": protocol["fit_period"]})
+    arguments |= {"fit_period": protocol["fit_period"], "hyper_rate": setting.rate(name)}
+    return METHODS[name].adapted(arguments)
 
 
 def decayed(problem: hd.Problem, gamma: float) -> hd.Problem:
@@ -45,12 +47,15 @@ def decayed(problem: hd.Problem, gamma: float) -> hd.Problem:
 
 
 def contenders(setting: Setting, preset: Preset) -> dict[str, hd.Estimator]:
-    """What is compared, by name: the study's online methods, more of greedy, three grids of γ."""
+    """What is compared, by name: the study's online methods, more of greedy, four grids of γ."""
     problem, online = setting.problem, hd.online
     estimators = {n: adapted(n, setting).estimator(setting) for n in METHODS if n not in AGAIN}
     compared = {n: e for n, e in estimators.items() if isinstance(e, hd.Estimator)}
     compared["greedy-0.9"] = online.greedy(problem, gamma=0.9)
     for gamma in preset.gammas:
+        compared[f"paper-{gamma}"] = online.hyperdistill(
+            setting.momentum_free, gamma=gamma, mixing="apart"
+        )
         compared[f"fitted-{gamma}"] = online.hyperdistill(problem, gamma=gamma)
         compared[f"size1-{gamma}"] = online.hyperdistill(problem, gamma=gamma, size=1.0)
         compared[f"eq7-{gamma}"] = online.reverse_mode(

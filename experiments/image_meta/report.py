@@ -1,15 +1,27 @@
 """The image study's tables and pictures."""
 
-import json
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from experiments.common.plots import panels, style, training_rows, weighting_rows
-from experiments.common.tables import format_interval, markdown, mean_interval, percent, products
+from experiments.common.tables import (
+    argument,
+    chosen_titles,
+    format_interval,
+    format_rate,
+    hyperdistill,
+    markdown,
+    mean_interval,
+    percent,
+    products,
+)
 
 SETTING = ["model", "dataset", "init"]
+READINGS = {
+    "hyperdistill": "HyperDistill",
+    "hyperdistill-momentum": "HyperDistill, with momentum",
+}  # whose γ is chosen
 
 
 def gain(group: pd.DataFrame, base: pd.DataFrame) -> str:
@@ -18,10 +30,8 @@ def gain(group: pd.DataFrame, base: pd.DataFrame) -> str:
 
 
 def tuned(frame: pd.DataFrame) -> str | None:
-    """The title of the HyperDistill whose γ has the best mean meta-validation accuracy."""
-    ours = frame[frame["method"] == "hyperdistill"]
-    scores = ours["validation_accuracy"].fillna(-1.0).groupby(ours["title"], sort=False).mean()
-    return None if scores.empty else str(scores.idxmax())
+    """The title of HyperDistill with the γ that meta-validation chose."""
+    return hyperdistill(chosen_titles(frame, "validation_accuracy"))
 
 
 def settings(frame: pd.DataFrame):
@@ -49,25 +59,28 @@ def table(frame: pd.DataFrame) -> str:
         "seed, which share their start and their tasks. Products are Jacobian products of Φ for "
         "each inner optimisation of a task; *s each* is the median time of one inner optimisation "
         "of the meta-batch, *s a run* the sum of them, compilation included, validation not. "
-        "*chosen*: the γ with the best meta-validation.\n"
+        "*chosen*: the γ or the rate with the best meta-validation.\n"
     )
     return "\n".join(parts)
 
 
 def setting_table(frame: pd.DataFrame) -> str:
     """One row for each method, HyperDistill's at each γ."""
-    best, rows = tuned(frame), []
-    base = frame[frame["method"] == "one-step"]
+    chosen, rows = chosen_titles(frame, "validation_accuracy"), []
+    base = frame[frame["title"] == chosen.get("one-step")]
+    several = frame.groupby("method")["title"].nunique()
     for title, group in frame.groupby("title", sort=False):
-        each = group["seconds_each"].dropna()
+        each, name = group["seconds_each"].dropna(), group["method"].iloc[0]
+        best = chosen[name] == title and several[name] > 1
         rows.append(
             {
-                "method": title + (", chosen" if title == best else ""),
+                "method": title + (", chosen" if best else ""),
                 "runs": str(len(group)),
                 "test accuracy, %, mean ± 95%": format_interval(percent(group), 2),
                 "meta-validation, %": format_interval(percent(group, "validation_accuracy"), 2),
                 "minus 1-step": "" if group.index[0] in base.index else gain(group, base),
                 "not finite": str(len(group) - len(percent(group))),
+                "λ's rate": format_rate(group),
                 "products": f"{products(group):.1f}",
                 "s each": f"{each.median():.2f}" if len(each) else "–",
                 "s a run": f"{group['seconds'].mean():.0f}",
@@ -80,14 +93,11 @@ def overview(frame: pd.DataFrame) -> str:
     """Test accuracy by method, a column a setting."""
     cells: dict[str, dict[str, str]] = {}
     for name, rows in settings(frame):
-        best = tuned(rows)
-        for title, group in rows.groupby("title", sort=False):
-            is_ours = group["method"].iloc[0] == "hyperdistill"
-            if is_ours and title != best:
-                continue
-            method = "HyperDistill" if is_ours else title
+        for method, title in chosen_titles(rows, "validation_accuracy").items():
+            group = rows[rows["title"] == title]
+            label = READINGS.get(method, title)
             value = f"{format_interval(percent(group), 2)} ({len(group)})"
-            cells.setdefault(method, {})[name.rsplit("-", 1)[0]] = value
+            cells.setdefault(label, {})[name.rsplit("-", 1)[0]] = value
     columns = [name.rsplit("-", 1)[0] for name, _ in settings(frame)]
     return markdown(
         [{"method": m} | {c: row.get(c, "") for c in columns} for m, row in cells.items()]
@@ -121,21 +131,23 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
             if len(drawn):
                 figures[f"{name}-{kind}"] = panels(drawn, names, xlabel, ylabels=ylabels)
         figures[f"{name}-products"] = plot_products(rows)
-        if rows.loc[rows["method"] == "hyperdistill", "title"].nunique() > 1:
-            figures[f"{name}-gamma"] = plot_gammas(rows[rows["method"] == "hyperdistill"])
+        for method, label in READINGS.items():
+            ours = rows[rows["method"] == method]
+            if argument(ours, "gamma").nunique() > 1:
+                figures[f"{name}-{method}-gamma"] = plot_gammas(ours, label)
     return figures
 
 
-def plot_gammas(frame: pd.DataFrame):
+def plot_gammas(frame: pd.DataFrame, label: str):
     """After Figure 6: HyperDistill's accuracy against γ, on a scale of 1 - γ."""
-    share = 1 - frame["arguments"].map(lambda text: json.loads(text)["gamma"])
+    share = 1 - argument(frame, "gamma")
     figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
     for part in ("test", "validation"):
         y = 100 * frame[f"{part}_accuracy"]
         line = axis.plot(share, y, ".", alpha=0.5)[0]
         means = y.groupby(share).mean()
         axis.plot(means.index, means, color=line.get_color(), label=f"meta-{part}")
-    axis.set(xscale="log", xlabel="1 - γ", ylabel="accuracy, %", title="HyperDistill by γ")
+    axis.set(xscale="log", xlabel="1 - γ", ylabel="accuracy, %", title=f"{label}, by γ")
     axis.invert_xaxis()
     axis.legend()
     return figure

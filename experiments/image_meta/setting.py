@@ -140,6 +140,7 @@ def make_setting(
         start,
         tasks,
         lambda key: draw(key, pools["train"]),
+        preset.rate,
         learner,
         evaluate,
         preset.validate_every,

@@ -3,8 +3,10 @@
     python -m experiments.recipes.hyper_cleaning
 
 Half of the training labels are wrong; a small clean set says which. λ is the logit of each
-example's weight. What to take from here: batches that carry the indices of their examples, and
-`hd.stream`, which learns λ and the weights together, in one run of training.
+example's weight. What to take from here: batches that carry the indices of their examples,
+`hd.stream`, which learns λ and the weights together, in one run of training, and
+`hdistill.training`, which runs it with a progress bar, metrics and checkpoints: after Ctrl-C the
+same command goes on where it stopped.
 
 References:
   Franceschi et al., "Forward and Reverse Gradient-Based Hyperparameter Optimization", ICML 2017.
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 import hdistill as hd
+from hdistill import training
 
 CLASSES, FEATURES, EXAMPLES, CLEAN, BATCH = 4, 20, 400, 100, 40
 STRETCH = 100  # inner steps of one compiled call
@@ -52,9 +55,9 @@ def sample_inner(key, task):
     return jax.tree.map(lambda leaf: leaf[chosen], task[0])
 
 
-def learn(key, optimizer, stretches=10, estimator=hd.online.hyperdistill):
+def learn(seed, optimizer, folder, stretches=10, estimator=hd.online.hyperdistill):
     """Learns λ in one run of training; (λ, which labels are wrong, clean loss [stretches])."""
-    data_key, stream_key = jax.random.split(key)
+    data_key, stream_key = jax.random.split(jax.random.key(seed))
     train, clean, wrong = make_data(data_key)
     problem = hd.from_losses(inner_loss, outer_loss, optimizer)
     params = {"w": jnp.zeros((FEATURES, CLASSES)), "b": jnp.zeros(CLASSES)}
@@ -67,17 +70,17 @@ def learn(key, optimizer, stretches=10, estimator=hd.online.hyperdistill):
         sample_inner=sample_inner,
     )
     state = stream.init(stream_key, jnp.zeros(EXAMPLES), weights, (train, clean))
-    losses = []
-    for _ in range(stretches):
-        state, info = stream.step(state, (train, clean))
-        losses.append(float(info.outer_loss.mean()))
-    return state.hparams, wrong, losses
+    with training.RunFolder(folder, {"seed": seed, "stretches": stretches}, resume=True) as run:
+        state = training.run(
+            stream.step, state, lambda m: (train, clean), total=stretches, folder=run
+        )
+        return state.hparams, wrong, [row["outer_loss"] for row in run.rows]
 
 
 def main():
-    hparams, wrong, losses = learn(jax.random.key(0), optax.sgd(0.3, momentum=0.9))
+    hparams, wrong, losses = learn(0, optax.sgd(0.3, momentum=0.9), "runs/hyper_cleaning")
     weight = jax.nn.sigmoid(hparams)
-    print(f"clean loss: first {STRETCH} steps {losses[0]:.3f}, last {losses[-1]:.3f}")
+    print(f"clean loss: after {STRETCH} steps {losses[0]:.3f}, at the end {losses[-1]:.3f}")
     print(f"mean weight of a right label {weight[~wrong].mean():.3f},", end=" ")
     print(f"of a wrong one {weight[wrong].mean():.3f}")
 

@@ -4,7 +4,8 @@
 
 A linear model with more features than points to fit, most of the features noise. λ is the log of
 the decay of each weight. What to take from here: `hd.from_losses` with your losses and your optax
-optimizer, one jitted function that trains, differentiates and moves λ.
+optimizer, one jitted function that trains, differentiates and moves λ, and `hd.evaluate`, which
+trains anew with a λ and tests.
 """
 
 import jax
@@ -36,7 +37,7 @@ def make_data(key):
 
 
 def learn(key, optimizer, outer_steps=100, hyper_optimizer=None):
-    """Learns λ over whole training runs; (λ, test loss before, test loss after)."""
+    """Learns λ over whole training runs; (λ, test loss with the first λ, with the last)."""
     hyper_optimizer = hyper_optimizer or optax.adam(0.1)
     problem = hd.from_losses(inner_loss, outer_loss, optimizer)
     train, validation, test = make_data(key)
@@ -45,25 +46,20 @@ def learn(key, optimizer, outer_steps=100, hyper_optimizer=None):
 
     @jax.jit
     def step(hparams, hyper_state):
-        hypergradient, info = hd.offline.reverse_mode(
-            problem,
-            hparams,
-            weights,
-            lambda t: train,
-            validation,
-            horizon=INNER_STEPS,
-            return_info=True,
+        hypergradient = hd.offline.reverse_mode(
+            problem, hparams, weights, lambda t: train, validation, horizon=INNER_STEPS
         )
         updates, hyper_state = hyper_optimizer.update(hypergradient.total, hyper_state, hparams)
-        test_loss = outer_loss(info.weights.params, hparams, test)
-        return optax.apply_updates(hparams, updates), hyper_state, test_loss
+        return optax.apply_updates(hparams, updates), hyper_state
 
-    hparams, hyper_state, losses = START, hyper_optimizer.init(START), []
-    for _ in range(outer_steps + 1):
-        learned = hparams
-        hparams, hyper_state, loss = step(hparams, hyper_state)
-        losses.append(float(loss))
-    return learned, losses[0], losses[-1]
+    def test_loss(hparams):
+        tasks = jax.tree.map(lambda x: x[None], (train, test))
+        return float(hd.evaluate(problem, hparams, weights, tasks, horizon=INNER_STEPS)[0])
+
+    hparams, hyper_state = START, hyper_optimizer.init(START)
+    for _ in range(outer_steps):
+        hparams, hyper_state = step(hparams, hyper_state)
+    return hparams, test_loss(START), test_loss(hparams)
 
 
 def main():

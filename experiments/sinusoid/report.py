@@ -1,14 +1,24 @@
 """The sinusoid study's table and pictures."""
 
+import itertools
 import json
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from experiments.common.plots import MOST, panels, points, style
+from experiments.common.plots import COLOURS, MOST, panels, points, style
 from experiments.common.sets import by_title
-from experiments.common.tables import format_interval, markdown, products
+from experiments.common.tables import (
+    argument,
+    chosen_titles,
+    difference,
+    format_interval,
+    format_rate,
+    markdown,
+    products,
+    verdict,
+)
 
 # Table 4 of Lee et al. 2022: meta-test MSE, mean ± 95% interval over 5 runs.
 TABLE_4 = {
@@ -18,38 +28,70 @@ TABLE_4 = {
     "nift": "0.502 ± 0.146",
     "hyperdistill": "0.327 ± 0.052",
 }
+ORDER = ("hyperdistill", "nift", "fo", "one-step", "drmad")  # the best first
 PANELS = {"outer_loss": "meta-training", "validation_mse": "meta-validation"}
 
 
 def table(frame: pd.DataFrame) -> str:
     """Markdown, ours beside the paper's. Runs that diverged are counted."""
-    rows = []
+    if "validation_mse" not in frame:  # the first sets have none
+        frame = frame.assign(validation_mse=np.nan)
+    rows, chosen = [], chosen_titles(frame, "validation_mse", -1)
+    several = frame.groupby("method")["title"].nunique()
+    # The smoke preset's figures are nobody's: nothing of the paper's stands beside them.
+    paper = TABLE_4 if set(frame["preset"]) <= {"cpu", "paper"} else {}
     for title, group in frame.groupby("title", sort=False):
-        finite = group["test_mse"].dropna()
-        seconds = group["seconds_each"].dropna()
+        finite, name = group["test_mse"].dropna(), group["method"].iloc[0]
+        seconds, best = group["seconds_each"].dropna(), chosen[name] == title
         rows.append(
             {
-                "method": title,
-                "paper (Table 4)": TABLE_4.get(group["method"].iloc[0], ""),
+                "method": title + (", chosen" if best and several[name] > 1 else ""),
+                "paper (Table 4)": paper.get(name, "") if best else "",
                 "test MSE, mean ± 95%": format_interval(finite),
                 "median": _number(finite.median()) if len(finite) else "–",
                 "worst": _number(finite.max()) if len(finite) else "–",
                 "not finite": f"{len(group) - len(finite)} of {len(group)}",
+                "meta-validation": format_interval(group["validation_mse"].dropna()),
+                "λ's rate": format_rate(group),
                 "products": f"{products(group):.1f}",
                 "ms": f"{1000 * seconds.median():.0f}" if len(seconds) else "–",
             }
         )
     return (
         markdown(rows)
-        + "\nMeans are over the runs whose test error is finite. Products are Jacobian products of "
-        "Φ for each inner optimisation of a task; ms is the median time of one inner optimisation "
-        "of the meta-batch.\n"
+        + "\nMeans are over the runs whose test error is finite. *chosen*: the γ or the rate with "
+        "the best meta-validation. Products are Jacobian products of Φ for each inner optimisation "
+        "of a task; ms is the median time of one inner optimisation of the meta-batch.\n"
+        + order(frame, chosen)
     )
 
 
-def series(runs) -> list[dict]:
-    """Loss and validation error over meta-training; the curves that each first run fits."""
+def order(frame: pd.DataFrame, chosen: dict[str, str]) -> str:
+    """Markdown: the paper's order of methods, pair by pair; nothing where one was not run."""
+    if not set(ORDER) <= chosen.keys():
+        return ""
     rows = []
+    for better, worse in itertools.pairwise(ORDER):
+        gap = difference(frame, chosen[worse], chosen[better], "test_mse")
+        rows.append(
+            {
+                "the paper's order": f"{chosen[better]} before {chosen[worse]}",
+                "MSE less, mean ± 95%": format_interval(gap),
+                "seeds on that side": f"{(gap > 0).sum()} of {len(gap)}",
+                "holds?": verdict(gap),
+            }
+        )
+    return "\n" + markdown(rows)
+
+
+def series(runs) -> list[dict]:
+    """Loss and validation error over meta-training; the curves that each first run fits.
+
+    Nothing of runs at several rates, of which there are too many: `plots` draws them by rate.
+    """
+    rows: list[dict] = []
+    if any(", rate" in run.config["title"] for run in runs):
+        return rows
     for group in by_title(runs).values():
         for field in PANELS:
             length = max(len(run.rows) for run in group)
@@ -74,6 +116,8 @@ def series(runs) -> list[dict]:
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
     """After Figure 8, learning; and what is fitted to a few test tasks."""
     figures = {}
+    if argument(frame, "hyper_rate").groupby(frame["method"]).nunique().max() > 1:
+        figures["rates"] = plot_rates(frame)
     learning = series[series["series"].isin(PANELS)]
     if len(learning):
         figures["learning"] = panels(
@@ -91,6 +135,26 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
     if len(curves):
         figures["curves"] = plot_curves(curves)
     return figures
+
+
+def plot_rates(frame: pd.DataFrame):
+    """Meta-validation error of each method by λ's rate: median over runs, a divergence infinite."""
+    methods, rates = list(frame["method"].drop_duplicates()), argument(frame, "hyper_rate")
+    chunks = [methods[i : i + MOST] for i in range(0, len(methods), MOST)]
+    figure, axes = plt.subplots(
+        1, len(chunks), figsize=(4.5 * len(chunks), 3.6), layout="constrained", sharey=True
+    )
+    errors = frame["validation_mse"].fillna(np.inf)
+    for axis, chunk in zip(np.atleast_1d(axes), chunks):
+        for name in chunk:
+            of = frame["method"] == name
+            line = errors[of].groupby(rates[of]).median()
+            label = frame.loc[of, "title"].iloc[0].split(", rate")[0]
+            axis.plot(line.index, line, "o-", ms=4, color=COLOURS[name], label=label)
+        axis.set(xscale="log", yscale="log", ylim=(0.15, 3), xlabel="λ's rate")
+        axis.legend(fontsize=7)
+    np.atleast_1d(axes)[0].set(ylabel="meta-validation MSE, median")
+    return figure
 
 
 def plot_curves(curves: pd.DataFrame):

@@ -58,32 +58,32 @@ def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses,
         return jax.lax.scan(step, carry, length=steps)
 
     def stretch(carry):
-        carry, kept = advance(carry, losses.every)
-        return carry, kept, losses.pullback(problem, hparams, carry[1], carry[0])
+        carry, true = advance(carry, losses.every)
+        return carry, true, losses.pullback(problem, hparams, carry[1], carry[0])
 
     outer_batch = jax.eval_shape(losses.batch_at, jnp.int32(losses.every - 1))
-    seen = reaching_weights(problem, hparams, weights, outer_batch)
+    needed = reaching_weights(problem, hparams, weights, outer_batch)
 
     def early_stretch(carry, _):
         carry, total = carry
-        carry, kept, (loss, alpha, direct) = stretch(carry)
-        return (carry, optax.tree.add(total, direct)), (kept, loss, _chosen(alpha, seen))
+        carry, true, (loss, alpha, direct) = stretch(carry)
+        return (carry, optax.tree.add(total, direct)), (true, loss, _chosen(alpha, needed))
 
     corners = [] if anchors == 1 else [_repeated(x, anchors) for x in split(weights)[0]]
     carry, parts, earlier, total = (jnp.int32(0), weights, corners), [], (None, None), None
     if losses.number > 1:
         total = vary_like(optax.tree.zeros_like(hparams), (weights, hparams))
-        (carry, total), (kept, *earlier) = jax.lax.scan(
+        (carry, total), (true, *earlier) = jax.lax.scan(
             early_stretch, (carry, total), length=losses.number - 1
         )
-        parts.append([x.reshape(-1, *x.shape[2:]) for x in kept])
-    carry, kept, (loss, alpha, direct) = stretch(carry)
+        parts.append([x.reshape(-1, *x.shape[2:]) for x in true])
+    carry, true, (loss, alpha, direct) = stretch(carry)
     (_, final, corners), rest = advance(carry, horizon - losses.end)
-    parts += [x for x in (kept, rest) if x is not None]
+    parts += [x for x in (true, rest) if x is not None]
 
     def add_alpha(j, alpha):
         stored = iter(earlier[1])
-        return [x + next(stored)[j] if needed else x for x, needed in zip(alpha, seen)]
+        return [x + next(stored)[j] if stands else x for x, stands in zip(alpha, needed)]
 
     return Walk(
         final,
@@ -96,18 +96,18 @@ def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses,
     )
 
 
-def _line(first, final, corners, bends, kept, stored):
+def _line(first, final, corners, bends, true, stored):
     """t -> ŵ_t between the corners, with the leaves of w_t that are `stored`."""
     ends = corners or [jnp.asarray(x)[None] for x in split(final)[0]]  # of the pieces, [k, ...]
 
     def point_at(t):
         piece = jnp.searchsorted(bends[1:-1], t, side="right")
         begin, end = (jnp.asarray(bends)[piece + i] for i in (0, 1))
-        true, pieces = iter([x[t] for x in kept]), iter(ends)
+        at_t, pieces = iter([x[t] for x in true]), iter(ends)
 
         def between(x, stored):
             if not is_real(x):
-                return next(true) if stored else x
+                return next(at_t) if stored else x
             corner, dtype = next(pieces), dtype_of(x)
             wide = jnp.promote_types(dtype, jnp.float32)  # half precision counts to 256
             share = (jnp.asarray(t - begin, wide) / (end - begin)).astype(dtype)

@@ -120,8 +120,8 @@ def _reverse_mode(
             return loss, *optax.tree.add([alpha, first_order], more)
 
         skip = jnp.zeros_like(loss), alpha, first_order
-        found, alpha, first_order = jax.lax.cond(losses.falls_at(t, begin), add, lambda: skip)
-        return first_order, alpha, found
+        value, alpha, first_order = jax.lax.cond(losses.falls_at(t, begin), add, lambda: skip)
+        return first_order, alpha, value
 
     visit = add_loss if losses.number > 1 else None
     pulled = pull(alpha, optax.tree.zeros_like(hparams), first_order, visit)

@@ -73,11 +73,11 @@ def server(tmp_path):
             pass
 
     handler = functools.partial(Quiet, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as found:
-        thread = threading.Thread(target=found.serve_forever)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield folder, f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
         thread.join()
 
 
@@ -152,14 +152,14 @@ def test_a_server_that_fails_or_breaks_off_is_told_at_once(sent, tmp_path, monke
         def log_message(self, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing) as found:
-        thread = threading.Thread(target=found.serve_forever)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        url = f"http://127.0.0.1:{found.server_port}/cifar-100-binary.tar.gz"
+        url = f"http://127.0.0.1:{server.server_port}/cifar-100-binary.tar.gz"
         publish(monkeypatch, "cifar100", Archive(url, 1000, "0" * 64))
         with pytest.raises((FileNotFoundError, ValueError), match=r"500|700 bytes; expected"):
             images.load("cifar100", tmp_path)
-        found.shutdown()
+        server.shutdown()
         thread.join()
     assert not (tmp_path / "manual" / "cifar-100-binary.tar.gz").exists()
 
@@ -169,8 +169,8 @@ def test_nothing_there_and_no_network_says_what_is_missing_at_once(tmp_path, mon
     publish(monkeypatch, "cifar100", gone)
     with pytest.raises(FileNotFoundError) as error:
         images.load("cifar100", tmp_path)
-    for told in ("cifar100/3.0.2", "manual/cifar-100-binary.tar.gz", "168513733", gone.sha256):
-        assert told in str(error.value)
+    for words in ("cifar100/3.0.2", "manual/cifar-100-binary.tar.gz", "168513733", gone.sha256):
+        assert words in str(error.value)
 
 
 def test_tinyimagenet_at_both_sizes(tmp_path, monkeypatch):

@@ -50,14 +50,14 @@ def test_tasks_draw_every_class_alike():
     keys = jax.random.split(jax.random.key(1), 600)
     images = jnp.asarray(coded_images(12, 4))
     sample = jax.jit(jax.vmap(lambda key: sample_task(key, images, ways=3).inner.images))
-    seen = np.bincount(
+    counts = np.bincount(
         np.unique(
             np.asarray(sample(keys))[:, :, 0, 0, 0].astype(int) + 12 * np.arange(600)[:, None]
         )
         % 12
     )
-    assert seen.sum() > 600 * 2.5  # of the 3 classes nearly all show in half of the images
-    np.testing.assert_allclose(seen / seen.sum(), 1 / 12, atol=0.02)
+    assert counts.sum() > 600 * 2.5  # of the 3 classes nearly all show in half of the images
+    np.testing.assert_allclose(counts / counts.sum(), 1 / 12, atol=0.02)
 
 
 def test_corruption_replaces_labels_of_the_training_half_alone():
@@ -84,9 +84,9 @@ def test_tasks_that_can_t_be_are_named(arguments, words):
 def test_crop_and_flip_is_a_shift_of_the_padded_image():
     rng = np.random.default_rng(0)
     images = rng.integers(1, 255, (40, 8, 6, 3)).astype(np.uint8)
-    found = np.asarray(jax.jit(crop_and_flip)(jax.random.key(0), images))
+    cropped = np.asarray(jax.jit(crop_and_flip)(jax.random.key(0), images))
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
-    seen = set()
+    crops = set()
     for i in range(40):
         matches = [
             (dy, dx, flip)
@@ -94,12 +94,12 @@ def test_crop_and_flip_is_a_shift_of_the_padded_image():
             for dx in range(9)
             for flip in (False, True)
             if np.array_equal(
-                padded[i, dy : dy + 8, dx : dx + 6][:, :: -1 if flip else 1], found[i]
+                padded[i, dy : dy + 8, dx : dx + 6][:, :: -1 if flip else 1], cropped[i]
             )
         ]
         assert matches
-        seen.add(matches[0])
-    assert {flip for *_, flip in seen} == {False, True} and len(seen) > 30
+        crops.add(matches[0])
+    assert {flip for *_, flip in crops} == {False, True} and len(crops) > 30
 
 
 def test_draw_batch():

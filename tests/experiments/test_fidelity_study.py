@@ -21,13 +21,13 @@ def test_decayed_problem_s_exact_hypergradient_is_equation_7():
     case = quadratic("sgd", horizon=4)
     gamma = 0.7
     final = np.asarray(hd.unroll(*case[:4]).params)
-    found = hd.offline.reverse_mode(decayed(case.problem, gamma), *case[1:])
+    result = hd.offline.reverse_mode(decayed(case.problem, gamma), *case[1:])
     alpha = final - np.asarray(case.outer_batch).mean(0)
     # B_i = ηC at every step.
     coupling = LEARNING_RATE * quadratic_constants().coupling
     expected = (1 + gamma + gamma**2 + gamma**3) * alpha @ coupling
-    np.testing.assert_allclose(found.second_order, expected, rtol=1e-12)
-    np.testing.assert_allclose(found.first_order, case.hparams, rtol=1e-12)
+    np.testing.assert_allclose(result.second_order, expected, rtol=1e-12)
+    np.testing.assert_allclose(result.first_order, case.hparams, rtol=1e-12)
 
 
 def test_image_scene_draws_a_batch_for_each_inner_step():
@@ -40,7 +40,7 @@ def test_image_scene_draws_a_batch_for_each_inner_step():
 
 def test_a_run_that_is_cut_after_the_first_stage_goes_on(tmp_path, monkeypatch):
     monkeypatch.setitem(fidelity.PRESETS, "smoke", ONE_TASK)
-    few = {"fo", "fitted-0.9", "size1-0.9", "eq7-0.9"}
+    few = {"fo", "paper-0.9", "size1-0.9", "eq7-0.9"}
     monkeypatch.setattr(
         fidelity, "contenders", lambda *a: {k: v for k, v in contenders(*a).items() if k in few}
     )
@@ -65,7 +65,7 @@ def test_a_run_that_is_cut_after_the_first_stage_goes_on(tmp_path, monkeypatch):
         assert rows["cosine"].abs().max() < 1.001
         assert len(pd.read_csv(folder / f"{stage}-samples.csv")) == 5
     summary = read_run(folder).summary
-    ours = rows.loc[rows["method"] == "fitted-0.9", "cosine"]
+    ours = rows.loc[rows["method"] == "paper-0.9", "cosine"]
     assert summary["cosine"] == pytest.approx(ours.mean()) and summary["diverged"] is None
     report = tmp_path / "report"
     assert "| exact RMD | 1.000 |" in (report / "table.md").read_text()
@@ -79,7 +79,7 @@ def test_a_run_that_diverges_is_compared_at_its_last_good_state(tmp_path, monkey
 
     monkeypatch.setattr(fidelity, "train", diverges)
     setting = make_setting("sinusoid", "smoke", tmp_path)
-    only = {"fitted-0.9": hd.online.hyperdistill(setting.problem, gamma=0.9)}
+    only = {"paper-0.9": hd.online.hyperdistill(setting.problem, gamma=0.9)}
     monkeypatch.setattr(fidelity, "contenders", lambda *a: only)
     with fidelity.RunFolder(tmp_path / "run", {}) as folder:
         summary = fidelity.Study(setting, ONE_TASK).run(0, folder)

@@ -49,14 +49,14 @@ def test_images_are_averaged_down_and_split_by_class(tmp_path):
     Pool(images, np.repeat(np.arange(100), 2), tuple(map(str, range(100)))).save(
         tmp_path / "cifar100.npz"
     )
-    found = class_images("cifar100", "cpu", PRESETS["cpu"], tmp_path)
-    assert {part: x.shape[:2] for part, x in found.items()} == {
+    pools = class_images("cifar100", "cpu", PRESETS["cpu"], tmp_path)
+    assert {part: x.shape[:2] for part, x in pools.items()} == {
         "train": (50, 2),
         "validation": (20, 2),
         "test": (30, 2),
     }
     square = images[2 * 70 + 1, 4:6, 6:8].reshape(4, 3).astype(float).mean(0)
-    np.testing.assert_array_equal(found["test"][0, 1, 2, 3], np.rint(square))
+    np.testing.assert_array_equal(pools["test"][0, 1, 2, 3], np.rint(square))
     with pytest.raises(ValueError, match=r"size=12.*divisor.*32"):
         shrink(images, 12)
 

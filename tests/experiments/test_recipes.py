@@ -81,11 +81,11 @@ def test_learning_rates_go_to_the_features_scales():
     assert (jnp.diff(factors) < 0).all()
 
 
-def test_hyper_cleaning_finds_the_wrong_labels():
+def test_hyper_cleaning_finds_the_wrong_labels(tmp_path):
     optimizer = optax.sgd(0.3, momentum=0.9)
-    hparams, wrong, losses = hyper_cleaning.learn(jax.random.key(1), optimizer)
-    found = hparams < 0
-    assert np.mean(found == wrong) > 0.9
+    hparams, wrong, losses = hyper_cleaning.learn(1, optimizer, tmp_path)
+    judged = hparams < 0
+    assert np.mean(judged == wrong) > 0.9
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -105,6 +105,7 @@ def _names(node):
     return [alias.name for alias in node.names]
 
 
-def test_a_recipe_runs_as_a_script(capsys):
+def test_a_recipe_runs_as_a_script(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     hyper_cleaning.main()
     assert "mean weight of a right label" in capsys.readouterr().out

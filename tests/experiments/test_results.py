@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from experiments import claims, report
+from experiments import report
 from experiments.common.sets import draw_set
+from experiments.common.tables import verdict
 from hdistill.training import OwnedFolder
 
 SETS = [
@@ -47,7 +48,7 @@ def test_results_md_is_what_the_command_writes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "differences, sign, verdict",
+    "differences, sign, expected",
     [
         ([1.0, 1.1, 0.9], 1, "yes"),
         ([1.0, 1.1, 0.9], -1, "no"),
@@ -57,5 +58,5 @@ def test_results_md_is_what_the_command_writes(tmp_path, monkeypatch):
         ([], 1, "not run"),
     ],
 )
-def test_a_claim_holds_where_the_interval_says_so(differences, sign, verdict):
-    assert verdict in claims._verdict(differences, sign)
+def test_a_claim_holds_where_the_interval_says_so(differences, sign, expected):
+    assert expected in verdict(differences, sign)

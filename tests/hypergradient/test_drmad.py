@@ -43,7 +43,7 @@ def test_exact_where_the_jacobian_changes_along_the_line():
     assert_close(hd.offline.drmad(*arguments).total, expected, 1e-10)
     curved = problem._replace(update=lambda w, h, clock: w + h * jnp.sin(w) * clock)
     arguments = (curved, *arguments[1:])
-    with pytest.raises(AssertionError):  # where it is not a line, it is told apart
+    with pytest.raises(AssertionError):  # where it is not a line, it is another
         assert_close(hd.offline.drmad(*arguments).total, grad_of_unroll(Case(*arguments))[0], 1e-6)
 
 
@@ -63,14 +63,16 @@ def test_every_horizon_is_exact_when_fed_the_true_trajectory(optimizer):
         return carry, alpha, total
 
     points = at(trajectory), at(batches)
-    seen = jax.jit(lambda: backward(problem, hparams, *points, steps, alpha, visit=visit).outputs)()
+    totals = jax.jit(
+        lambda: backward(problem, hparams, *points, steps, alpha, visit=visit).outputs
+    )()
     total, first_order = jax.jit(jax.vmap(lambda s: grad_of_unroll(case, last=s)))(
         1 + jnp.arange(steps)
     )
     expected = optax.tree.sub(total, first_order)
     for s in range(1, 7):
         at_s = jax.tree.map(lambda x: x[s - 1], expected)
-        assert_close(jax.tree.map(lambda x: x[6 - s], seen), at_s, 1e-12)
+        assert_close(jax.tree.map(lambda x: x[6 - s], totals), at_s, 1e-12)
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
@@ -176,9 +178,9 @@ def test_lookahead_as_a_phi():
         jnp.zeros((12, 2)),
         jnp.full(2, 9.0),
     )
-    exact, found = hd.offline.reverse_mode(*case).total, hd.offline.drmad(*case).total
+    exact, drmad = hd.offline.reverse_mode(*case).total, hd.offline.drmad(*case).total
     assert_close(exact, grad_of_unroll(Case(*case))[0], 1e-10)
-    assert ((found / exact > 0.5) & (found / exact < 2)).all()
+    assert ((drmad / exact > 0.5) & (drmad / exact < 2)).all()
 
 
 def test_keys_among_the_weights_are_the_true_ones():
@@ -205,7 +207,7 @@ def test_a_long_run_of_a_decaying_rate():
     problem = hd.from_losses(inner, lambda p, h, _: 0.5 * (p - 2) ** 2, optimizer)
     zero = jnp.zeros(())
     weights = hd.InnerState(zero, optimizer.init(zero))
-    found = hd.offline.drmad(problem, zero, weights, None, None, horizon=horizon).total
+    drmad = hd.offline.drmad(problem, zero, weights, None, None, horizon=horizon).total
     w = 0.0
     for t in range(horizon):
         w -= rate[t] * (2 * w - 1)
@@ -213,7 +215,7 @@ def test_a_long_run_of_a_decaying_rate():
     for t in reversed(range(horizon)):
         expected -= alpha * rate[t] * (t / horizon) * w
         alpha *= 1 - 2 * rate[t]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)  # optax's schedule is float32's
+    np.testing.assert_allclose(drmad, expected, rtol=1e-5)  # optax's schedule is float32's
 
 
 def test_the_line_in_half_precision():

@@ -28,8 +28,8 @@ from tests.problems import assert_close, quadratic
 def test_which_sizes_are_refused(theta, status):
     fit = Fit(1.0, None, lambda statistics: statistics, None)
     old = jnp.float32(0.7)
-    in_force, found = settle(fit, jnp.asarray(theta), old)
-    assert hd.FitStatus(int(found)).name == status and found.dtype == jnp.int8
+    in_force, code = settle(fit, jnp.asarray(theta), old)
+    assert hd.FitStatus(int(code)).name == status and code.dtype == jnp.int8
     assert in_force == (jnp.float32(theta) if status == "USED" else old)
 
 
@@ -44,7 +44,7 @@ def fitted_to(sizes):
 def test_the_last_size_used_stays_in_force():
     case = quadratic()
     tasks = tuple(jnp.stack([x] * 2) for x in (case.batches[0], case.outer_batch))
-    seen = []
+    fits = []
     # λ's optimizer is at rest, so that the state goes from one learner to the next.
     state = None
     for size in (-2.0, 0.5, np.nan, -1.0, 0.8):
@@ -58,8 +58,8 @@ def test_the_last_size_used_stays_in_force():
         if state is None:
             state = built.init(jax.random.key(0), case.hparams, case.weights)
         state, info = built.step(state, tasks)
-        seen.append((float(info.theta), hd.FitStatus(int(info.fit)).name, int(info.products)))
-    assert seen == [
+        fits.append((float(info.theta), hd.FitStatus(int(info.fit)).name, int(info.products)))
+    assert fits == [
         (1.0, "REFUSED_NOT_POSITIVE", 3 + 8),
         (1.0, "NOT_DUE", 3),
         (1.0, "REFUSED_NOT_FINITE", 3 + 8),

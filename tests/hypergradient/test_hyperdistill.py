@@ -18,11 +18,11 @@ def run_online(case, estimator, theta=None):
     state = estimator.init(case.weights, case.hparams, first)
     if theta is not None:
         state = state._replace(theta=jnp.asarray(theta, state.theta.dtype))
-    seen = []
+    results = []
     for t, transition in enumerate(transitions(case)):
         result, state = step(state, transition, jax.random.fold_in(jax.random.key(0), t))
-        seen.append((result, state))
-    return seen
+        results.append((result, state))
+    return results
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99, 1.0])
@@ -75,13 +75,13 @@ def test_distilled_batch_has_the_expected_share_of_each_past_batch(gamma):
             state = estimator.observe(state, transition, mix_key)
         return state.batch
 
-    seen = jax.jit(jax.vmap(final))(jax.random.split(jax.random.key(3), keys))
-    assert seen.shape == (keys, size)
-    found = np.array([(seen == t).mean() for t in range(steps)])
+    drawn = jax.jit(jax.vmap(final))(jax.random.split(jax.random.key(3), keys))
+    assert drawn.shape == (keys, size)
+    shares = np.array([(drawn == t).mean() for t in range(steps)])
     expected = np.array([gamma ** (steps - 1 - t) for t in range(steps)])
     expected /= expected.sum()
     # Examples of one batch are not independent, batches are: at most 0.5 / √keys standard errors.
-    np.testing.assert_allclose(found, expected, atol=4 * 0.5 / np.sqrt(keys))
+    np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / np.sqrt(keys))
 
 
 def test_mixing_keeps_places_and_pairs():
@@ -136,8 +136,8 @@ def reference_fit(case, key, gamma):
         distilled = point if s == 1 else p * distilled + (1 - p) * point
         place_key, count_key = jax.random.split(jax.random.fold_in(key, t))
         count = np.floor(p * size + jax.random.uniform(count_key, dtype=jnp.float64))
-        kept = np.asarray(jax.random.permutation(place_key, size)) < count
-        mixed = batches[t] if s == 1 else np.where(kept[:, None], mixed, batches[t])
+        from_old = np.asarray(jax.random.permutation(place_key, size)) < count
+        mixed = batches[t] if s == 1 else np.where(from_old[:, None], mixed, batches[t])
         v = np.asarray(final_alpha @ jacobians(distilled, hparams, jnp.asarray(mixed))[1])
         x.append(np.linalg.norm(v) * weight.sum())
         y.append(v / np.linalg.norm(v) @ total)

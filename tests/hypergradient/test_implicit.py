@@ -54,7 +54,7 @@ def test_neumann_is_the_explicit_matrix_sum(terms):
     expected = alpha @ sum(np.linalg.matrix_power(a, k) for k in range(terms + 1)) @ b
     result = hd.offline.implicit(*case, solver="neumann", terms=terms)
     assert_close(result.second_order, expected, 1e-12)
-    with pytest.raises(AssertionError):  # the sum of one term more is told apart
+    with pytest.raises(AssertionError):  # the sum of one term more is another
         more = hd.offline.implicit(*case, solver="neumann", terms=terms + 1)
         assert_close(more.second_order, expected, 1e-12)
 

@@ -68,15 +68,15 @@ def test_equals_matrices_worked_out_by_hand(trust):
     expected, theta, limit = by_hand(trust)
     assert_close(size, RobustSize(theta, limit), 1e-12)
     state = estimator.init(case.weights, case.hparams, case.batches[0])._replace(theta=size)
-    previous, found = case.weights, []
+    previous, computed = case.weights, []
     for batch in case.batches:
         current = case.problem.update(previous, case.hparams, batch)
         transition = hd.Transition(previous, current, case.hparams, batch, case.outer_batch)
         hyper, state = estimator.step(state, transition, jax.random.key(1))
         assert_close(hyper.first_order, case.hparams, 1e-12)
-        found.append(hyper.second_order)
+        computed.append(hyper.second_order)
         previous = current
-    assert_close(np.array(found), expected, 1e-12)
+    assert_close(np.array(computed), expected, 1e-12)
     assert state.products == HORIZON
     if trust == 0.2:  # the bound was at work: without it the term is another
         assert np.abs(by_hand(50.0)[0] - expected).max() > 0.1 * np.abs(expected).max()
@@ -94,19 +94,19 @@ def test_the_product_is_at_the_mean_of_weights_and_the_batch_of_the_step():
     problem, h = hd.Problem(update, outer_loss), jnp.array([0.3, 0.7])
     estimator = hd.online.robust_hyperdistill(problem, gamma=GAMMA, trust=1e9)
     ws, bs = [jnp.array([1.0, 2.0])], [jnp.full(2, b) for b in (1.0, -3.0, 2.0, 0.5)]
-    state, found = estimator.init(ws[0], h, bs[0]), []
+    state, computed = estimator.init(ws[0], h, bs[0]), []
     for b in bs:
         ws.append(update(ws[-1], h, b))
         hyper, state = estimator.step(
             state, hd.Transition(ws[-2], ws[-1], h, b, None), jax.random.key(0)
         )
-        found.append(hyper.second_order)
+        computed.append(hyper.second_order)
     terms = []
     for t, b in enumerate(bs):
         decays = GAMMA ** np.arange(t, -1, -1.0)
         # S_t times the decayed mean of w_0..w_t is the decayed sum.
         terms.append(np.array([1.0, -2.0]) * -0.1 * b[0] ** 2 * (decays @ np.array(ws[: t + 1])))
-    assert_close(np.array(found), means(terms), 1e-12)
+    assert_close(np.array(computed), means(terms), 1e-12)
 
 
 def at_rest(trust=1e9, theta=1e6, limit=jnp.inf, outer_loss=None):
@@ -132,15 +132,15 @@ def test_the_longest_term_counts_the_steps_at_which_the_hparams_rest():
     moments = {2: sums[1], 4: (0.65 * sums[1] + sums[3]) / 1.65}  # m_t / v
     for t, moment in moments.items():
         state = estimator.observe(state, transition, jax.random.key(0))
-        found, state = estimator.step(state, transition, jax.random.key(0))
-        assert_close(found.second_order, t * (t + 1) / 2 / sums[t - 1] * moment * v, 1e-12)
+        result, state = estimator.step(state, transition, jax.random.key(0))
+        assert_close(result.second_order, t * (t + 1) / 2 / sums[t - 1] * moment * v, 1e-12)
 
 
 def test_the_longest_term_does_not_overflow_on_an_endless_stream():
     estimator, state, transition, v = at_rest(trust=1e30, theta=1e30)
     state = state._replace(steps=jnp.asarray(99_999, jnp.int32))
-    found, _ = estimator.step(state, transition, jax.random.key(0))
-    assert_close(found.second_order, 100_000 * 100_001 / 2 * v, 1e-12)
+    result, _ = estimator.step(state, transition, jax.random.key(0))
+    assert_close(result.second_order, 100_000 * 100_001 / 2 * v, 1e-12)
 
 
 @pytest.mark.parametrize("prior", [0.0, 0.5])
@@ -154,10 +154,10 @@ def test_a_term_that_overflows_leaves_the_first_order_one(share, usable, prior):
     size = share * largest / np.linalg.norm(unit)
     estimator, state, transition, _ = at_rest(outer_loss=functools.partial(outer_loss, size))
     state = state._replace(steps=jnp.asarray(1, jnp.int32))  # up to three products long
-    found, _ = estimator.step(state, transition, jax.random.key(0))
-    assert np.isfinite(found.second_order).all()
-    assert (np.abs(found.second_order).max() > 0) == usable
-    assert_close(found.first_order, 2 * prior * transition.hparams, 1e-12)
+    result, _ = estimator.step(state, transition, jax.random.key(0))
+    assert np.isfinite(result.second_order).all()
+    assert (np.abs(result.second_order).max() > 0) == usable
+    assert_close(result.first_order, 2 * prior * transition.hparams, 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_a_thousandth_of_the_last_fit_is_where_the_bound_changes(ratio, times):
 
     estimator, state, transition, v = at_rest(0.5, 1e6, 1.0, outer_loss)
     state = state._replace(steps=jnp.asarray(9_999, jnp.int32))  # the other bound is far
-    found, _ = estimator.step(state, transition, jax.random.key(0))
-    assert_close(found.second_order, 0.5 * times * v / np.linalg.norm(v), 1e-12)
+    result, _ = estimator.step(state, transition, jax.random.key(0))
+    assert_close(result.second_order, 0.5 * times * v / np.linalg.norm(v), 1e-12)
 
 
 @pytest.mark.parametrize("prior", [0.0, 1e-9])
@@ -217,23 +217,23 @@ def test_a_product_that_overflows_is_left_out_of_the_means(trust):
     estimator = hd.online.robust_hyperdistill(case.problem, gamma=0.0, trust=trust)
     one_step = hd.online.one_step(case.problem)
     state = estimator.init(case.weights, case.hparams, case.batches[0])
-    found, products = [], []
+    parts, products = [], []
     for outer in (1.0, jnp.inf, -3.0):
         outer_batch = outer * case.outer_batch
         transition = hd.Transition(
             case.weights, case.weights, case.hparams, case.batches[0], outer_batch
         )
         hyper, state = estimator.step(state, transition, jax.random.key(0))
-        found.append(hyper.second_order)
+        parts.append(hyper.second_order)
         v, _ = one_step.step(one_step.init(*transition[1:4]), transition, None)
         products.append(v.second_order)
     first, last = products[0], products[2]
     mean = (0.65 * first + last) / 1.65
     length = (0.65 * np.linalg.norm(first) + np.linalg.norm(last)) / 1.65
     for u, m, agreement in (
-        (found[0], first, 1),
-        (found[1], first, 1),
-        (found[2], mean, np.linalg.norm(mean) / length),
+        (parts[0], first, 1),
+        (parts[1], first, 1),
+        (parts[2], mean, np.linalg.norm(mean) / length),
     ):
         longest = trust * agreement**2 * np.linalg.norm(case.hparams)  # g^FO = λ
         assert_close(u, m * min(1, longest / np.linalg.norm(m)), 1e-12)

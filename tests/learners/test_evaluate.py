@@ -22,10 +22,10 @@ def by_hand(task, steps=3):
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 9])
 def test_each_task_is_adapted_to_and_measured(batch_size):
-    found = hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, TASKS, horizon=3, batch_size=batch_size)
+    figures = hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, TASKS, horizon=3, batch_size=batch_size)
     tasks = [jax.tree.map(lambda x: x[i], TASKS) for i in range(3)]
     expected = [PROBLEM.outer_loss(by_hand(task), HPARAMS, task[1]) for task in tasks]
-    assert_close(found, jnp.stack(expected), 1e-12)
+    assert_close(figures, jnp.stack(expected), 1e-12)
 
 
 def test_tasks_and_batches_are_drawn_by_the_key():
@@ -41,17 +41,17 @@ def test_tasks_and_batches_are_drawn_by_the_key():
 
     key = jax.random.key(7)
     options = {"horizon": 2, "metric": metric, "sample_inner": sample, "count": 4}
-    found = hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, draw, key=key, batch_size=3, **options)
+    figures = hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, draw, key=key, batch_size=3, **options)
     for i, one in enumerate(jax.random.split(key, 4)):
         task_key, inner_key = jax.random.split(one)
         task, weights = draw(task_key), WEIGHTS
         for t in range(2):
             batch = sample(jax.random.fold_in(inner_key, t), task, t)
             weights = PROBLEM.update(weights, HPARAMS, batch)
-        assert_close(found["norm"][i], jnp.sum(weights.params**2), 1e-12)
-        assert_close(found["first"][i], task[0][0, 0], 1e-12)
+        assert_close(figures["norm"][i], jnp.sum(weights.params**2), 1e-12)
+        assert_close(figures["first"][i], task[0][0, 0], 1e-12)
     other = hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, draw, **options)
-    assert not np.allclose(other["norm"], found["norm"])
+    assert not np.allclose(other["norm"], figures["norm"])
 
 
 def test_a_second_call_compiles_nothing():

@@ -49,8 +49,8 @@ def reference_algorithm_3(state, tasks, gamma, horizon, every, learning_rate):
                 )
                 place_key, count_key = jax.random.split(mix_key)
                 count = np.floor(6 * p + jax.random.uniform(count_key, dtype=jnp.float64))
-                kept = np.asarray(jax.random.permutation(place_key, 6)) < count
-                mixed[i] = np.where(kept[:, None], mixed[i], batch)
+                from_old = np.asarray(jax.random.permutation(place_key, 6)) < count
+                mixed[i] = np.where(from_old[:, None], mixed[i], batch)
             weights[i] = problem.update(weights[i], hparams, batch)
             alpha, first_order = outer_gradient(weights[i].params, hparams, outer_batch)
             v = alpha @ params(hparams, distilled[i], jnp.asarray(mixed[i]))
@@ -83,7 +83,7 @@ def test_online_run_equals_algorithm_3_in_a_straight_line(gamma, every):
         expected = reference_algorithm_3(before, make_tasks(), gamma, 5, every, 0.05)
         assert_close(state.hparams, expected[0], 1e-12)
         assert_close(state.weights.params, expected[1], 1e-12)
-        with pytest.raises(AssertionError):  # a θ that is off by a thousandth is told apart
+        with pytest.raises(AssertionError):  # a θ that is off by a thousandth is another
             off = before._replace(theta=1.001 * info.theta)
             expected = reference_algorithm_3(off, make_tasks(), gamma, 5, every, 0.05)
             assert_close(state.hparams, expected[0], 1e-6)
@@ -180,20 +180,20 @@ def test_offline_methods_move_hparams_once_by_the_mean_hypergradient():
 
 def moving(case):
     """Transitions of an inner optimisation in which λ drifts from step to step, and its shifts."""
-    weights, seen = case.weights, []
+    weights, path = case.weights, []
     for t in range(jax.tree.leaves(case.batches)[0].shape[0]):
         hparams = jax.tree.map(lambda x: x + 0.05 * t, case.hparams)
         batch = jax.tree.map(lambda x: x[t], case.batches)
         current = case.problem.update(weights, hparams, batch)
-        seen.append(hd.Transition(weights, current, hparams, batch, case.outer_batch))
+        path.append(hd.Transition(weights, current, hparams, batch, case.outer_batch))
         weights = current
-    return seen
+    return path
 
 
-def run_over(estimator, case, seen):
-    state = estimator.init(case.weights, case.hparams, seen[0].batch)
+def run_over(estimator, case, path):
+    state = estimator.init(case.weights, case.hparams, path[0].batch)
     step = jax.jit(estimator.step)
-    for transition in seen:
+    for transition in path:
         result, state = step(state, transition, jax.random.key(0))
         yield result
 
@@ -201,13 +201,13 @@ def run_over(estimator, case, seen):
 def test_online_reverse_mode_is_offline_reverse_mode_at_the_present_hparams():
     window = 3
     case = mlp("momentum", horizon=5)
-    seen = moving(case)
-    results = run_over(hd.online.reverse_mode(case.problem, window=window), case, seen)
+    path = moving(case)
+    results = run_over(hd.online.reverse_mode(case.problem, window=window), case, path)
     for t, result in enumerate(results, start=1):
         first = max(0, t - window)
         so_far = case._replace(
-            hparams=seen[t - 1].hparams,
-            weights=seen[first].previous,
+            hparams=path[t - 1].hparams,
+            weights=path[first].previous,
             batches=jax.tree.map(lambda x: x[first:t], case.batches),
         )
         assert_close(result, hd.offline.reverse_mode(*so_far), 1e-10)
@@ -215,17 +215,17 @@ def test_online_reverse_mode_is_offline_reverse_mode_at_the_present_hparams():
 
 def test_online_forward_mode_is_the_derivative_of_the_trajectory_as_it_was_run():
     case = mlp("momentum", horizon=4)
-    seen = moving(case)
+    path = moving(case)
 
     def value(shift):
         weights = case.weights
-        for transition in seen:
+        for transition in path:
             shifted = optax.tree.add(transition.hparams, shift)
             weights = case.problem.update(weights, shifted, transition.batch)
         return case.problem.outer_loss(weights, shifted, case.outer_batch)
 
     expected = jax.jit(jax.grad(value))(optax.tree.zeros_like(case.hparams))
-    *_, last = run_over(hd.online.forward_mode(case.problem), case, seen)
+    *_, last = run_over(hd.online.forward_mode(case.problem), case, path)
     assert_close(last.total, expected, 1e-10)
 
 

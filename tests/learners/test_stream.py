@@ -58,7 +58,7 @@ def test_a_stream_is_the_loop_in_a_straight_line(every):
     assert_close(state.hparams, hparams, 1e-12)
     assert_close(state.weights.params, params, 1e-12)
     assert info.outer_loss.shape == (4,) and info.products == 4 // every
-    with pytest.raises(AssertionError):  # another decay is told apart
+    with pytest.raises(AssertionError):  # another decay is another
         assert_close(state.hparams, straight_line(8, every, gamma=0.69)[0], 1e-6)
 
 

@@ -120,21 +120,23 @@ def without_time(rows):
 
 
 def test_any_step_is_run_and_leaves_a_verified_run(tmp_path):
-    seen = []
+    calls = []
     _, rows = train(
         tmp_path,
         validate=lambda m, state: {"half": m / 2},
-        callbacks=[lambda m, state, info, row: seen.append((m, row["loss"], info["vector"].sum()))],
+        callbacks=[
+            lambda m, state, info, row: calls.append((m, row["loss"], info["vector"].sum()))
+        ],
     )
     assert set(rows[0]) == {"step", "loss", "products", "seconds", "half"}
-    assert seen == [(row["step"], row["loss"], 2.0) for row in rows]
-    found = training.read_run(tmp_path)
-    assert found.rows == rows and found.config["rates"] == [0.1, 0.2]
-    assert found.summary["loss"] == rows[-1]["loss"] and found.summary["packages"]["jax"]
+    assert calls == [(row["step"], row["loss"], 2.0) for row in rows]
+    ended = training.read_run(tmp_path)
+    assert ended.rows == rows and ended.config["rates"] == [0.1, 0.2]
+    assert ended.summary["loss"] == rows[-1]["loss"] and ended.summary["packages"]["jax"]
     with training.RunFolder(tmp_path, CONFIG, resume=True) as folder:
         assert folder.finish({"loss": float("nan")})["loss"] is None
-    kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
-    assert kept == {"10", "12"}
+    steps = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert steps == {"10", "12"}
 
 
 def test_what_goes_on_is_in_the_checkpoint_and_not_in_the_metrics(tmp_path):
@@ -147,8 +149,8 @@ def test_what_goes_on_is_in_the_checkpoint_and_not_in_the_metrics(tmp_path):
         lambda: log.write_bytes(b"\xff"),
     ):
         damage()
-        state, found = train(tmp_path / "cut", resume=True, finish=False)
-        assert without_time(found) == without_time(rows)
+        state, again = train(tmp_path / "cut", resume=True, finish=False)
+        assert without_time(again) == without_time(rows)
         np.testing.assert_array_equal(state.hparams, whole.hparams)
         assert jax.random.key_data(state.key).tolist() == jax.random.key_data(whole.key).tolist()
 
