@@ -38,6 +38,8 @@ def batch_at(t):
 CALLS = {
     **{name: lambda m=method: m(*CASE) for name, method in OFFLINE.items()},
     "a batch function": lambda: hd.offline.drmad(*CASE[:3], batch_at, CASE.outer_batch, horizon=3),
+    "every loss": lambda: hd.offline.reverse_mode(*CASE[:4], batch_at, every=1),
+    "every loss, bent line": lambda: hd.offline.drmad(*CASE[:4], batch_at, every=1, anchors=2),
     "fit_size": lambda: hd.fit_size(*CASE, KEY),
     "unroll": lambda: hd.unroll(*CASE[:4]),
     "compare": lambda: hd.compare(CASE.problem, {}, *CASE[1:]),

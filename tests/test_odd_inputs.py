@@ -65,6 +65,16 @@ COUNTS = [0, -3, 1.5, True, "4", NAN, 2**31, np.ones(2)]
 NO_OPTIMIZER = [0.1, None, "sgd", optax.sgd]
 MULTI = optax.MultiSteps(SGD, 2)
 
+bad_values("anchors", lambda v: drmad(anchors=v), [*COUNTS, 5], "whole number|at most")
+bad_values("every", lambda v: drmad(every=v), [*COUNTS, 5], "whole number|at most")
+row("every, one outer batch", lambda: drmad(every=2, outer=OUTER[:1]), "outer_batch", "expected 2")
+bad_values(
+    "mixing",
+    lambda v: hd.online.hyperdistill(PROBLEM, mixing=v),
+    [None, "places", True],
+    "one of ['aligned', 'apart']",
+)
+
 # hd.learner and hd.stream
 for name in ("horizon", "every", "last", "fit_period"):
     bad_values(name, lambda v, n=name: learner(**{n: v}), COUNTS, "whole number|at most 2147483647")
@@ -86,7 +96,7 @@ bad_values(
     ["hyperdistill", hd.online.one_step, None, 3, (hd.offline.drmad,)],
     "hd.online.NAME",
 )
-for name, value in (("horizon", 3), ("return_info", True)):
+for name, value in (("horizon", 3), ("return_info", True), ("every", 2)):
     partial = functools.partial(hd.offline.drmad, **{name: value})
     row(f"partial {name}", lambda p=partial: learner(p), "estimator=", name, "learner sets itself")
 row("offline every", lambda: learner(hd.offline.one_step, every=2), "every=2", "offline")

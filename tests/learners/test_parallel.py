@@ -71,10 +71,13 @@ WAYS = {
 SPREAD_METHODS = {
     "hyperdistill": (METHODS["hyperdistill"], 2),
     "forward_mode": (hd.online.forward_mode, 1),
-    "drmad": (METHODS["drmad"], 1),
+    "drmad": (METHODS["drmad"], None),
+    "drmad, every loss": (lambda problem: functools.partial(hd.offline.drmad, anchors=2), 1),
+    "reverse_mode, every loss": (lambda problem: hd.offline.reverse_mode, 2),
 }
 # HyperDistill compiles for 8 s: the three ways that differ most.
-PAIRS = [("hyperdistill", way) for way in ("pmap", "shard_map", "Explicit")]
+MOST = ("hyperdistill", "drmad, every loss", "reverse_mode, every loss")
+PAIRS = [(method, way) for method in MOST for way in ("pmap", "shard_map", "Explicit")]
 PAIRS += [(method, way) for method in ("forward_mode", "drmad") for way in WAYS]
 
 
