@@ -43,7 +43,7 @@ def write_set(report, out: pathlib.Path, study: str) -> str:
     frame = getattr(report, "to_frame", to_frame)(runs)
     frame.to_csv(folder.claim("runs.csv"), index=False)
     series = pd.DataFrame(report.series(runs), columns=SERIES)
-    series.to_csv(folder.claim("series.csv"), index=False, float_format="%.6g")
+    series.to_csv(folder.claim("series.csv"), index=False, float_format="%.4g")
     return draw_set(report, folder)
 
 

@@ -55,14 +55,19 @@ def to_frame(runs) -> pd.DataFrame:
             row |= {"seed": run.config["seed"], "method": method}
             for field in ("cosine", "second_order_cosine"):
                 row |= {f"{field}_{stage}": x[field].mean() for stage, x in of.items()}
-            row["second_order_ratios"] = json.dumps(of[STAGES[1]]["second_order_ratio"].tolist())
+            row["second_order_ratios"] = _short(of[STAGES[1]]["second_order_ratio"])
             row |= {"products": cost["products"].iloc[0], "memory": cost["memory"].iloc[0]}
-            row["seconds"] = json.dumps(cost["seconds"].tolist())
+            row["seconds"] = _short(cost["seconds"])
             names = ("inner_optimisations_done", "diverged", "commit", "device", "python")
             row |= {key: run.summary[key] for key in names}
             row["packages"] = json.dumps(run.summary["packages"])
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _short(values: pd.Series) -> str:
+    """JSON of figures, to eight digits."""
+    return json.dumps([float(f"{x:.8g}") for x in values])
 
 
 def table(frame: pd.DataFrame) -> str:

@@ -98,7 +98,7 @@ def curves(predict, state, key, shots: int, tasks: int = 3) -> list[dict]:
     truth = sample_curves(curve_key, tasks)
     x = jax.random.uniform(point_key, (tasks, shots, 1), minval=RANGE[0], maxval=RANGE[1])
     points = truth.at(x)
-    grid = truth.at(jnp.broadcast_to(jnp.linspace(*RANGE, 200)[:, None], (tasks, 200, 1)))
+    grid = truth.at(jnp.broadcast_to(jnp.linspace(*RANGE, 60)[:, None], (tasks, 60, 1)))
     arrays = {
         "x": points.x,
         "y": points.y,
