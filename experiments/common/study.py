@@ -54,9 +54,9 @@ class Setting(NamedTuple):
 
 
 def shared(preset) -> dict:
-    """What a preset decides for every method: λ's rates are each method's own arguments."""
-    rates = ("hyper_rate", "hyper_rates")
-    return {k: v for k, v in dataclasses.asdict(preset).items() if k not in rates}
+    """What a preset decides for every method: which there are, and λ's rates, are not of it."""
+    own = ("hyper_rate", "hyper_rates", "methods")
+    return {k: v for k, v in dataclasses.asdict(preset).items() if k not in own}
 
 
 def run_method(setting: Setting, method: Method, seeds, out: pathlib.Path, how: dict) -> None:

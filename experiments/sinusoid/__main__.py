@@ -13,14 +13,12 @@ import pathlib
 from typing import Literal
 
 from experiments.common.command import Command, run_command
-from experiments.common.methods import METHODS, chosen
+from experiments.common.methods import chosen
 from experiments.common.sets import open_out, write_set
 from experiments.common.study import run_method
 from experiments.sinusoid import report
 from experiments.sinusoid.presets import PRESETS
 from experiments.sinusoid.setting import make_setting
-
-ALL = [name for name in METHODS if name != "unlearnt"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,9 @@ def main(config: Config) -> None:
     setting = make_setting(config.preset, outer_points=config.outer_points)
     arguments = dict(zip(("terms", "last"), preset.neumann)) | {"fit_period": preset.fit_period}
     varied = {"gamma": config.gamma or preset.gammas}
-    methods = chosen(config.method, ALL, arguments, varied, config.hyper_rate or preset.rate)
+    methods = chosen(
+        config.method, preset.methods, arguments, varied, config.hyper_rate or preset.rate
+    )
     open_out(config.out, "sinusoid")
     for method in methods:
         run_method(setting, method, config.seed or preset.seeds, config.out, config.how)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from experiments.common.methods import METHODS
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
@@ -23,6 +25,7 @@ class Preset:
       gammas: γ of HyperDistill to choose from by meta-validation.
       validation_tasks: tasks of the meta-validation after each inner optimisation.
       test_tasks: tasks of the meta-test.
+      methods: what `--method all` runs.
       seeds: runs.
     """
 
@@ -41,6 +44,7 @@ class Preset:
     gammas: tuple[float, ...] = (0.9, 0.99, 0.999, 0.9999)
     validation_tasks: int = 100
     test_tasks: int = 1000
+    methods: tuple[str, ...] = tuple(name for name in METHODS if name != "unlearnt")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def rate(self, method: str) -> float:
