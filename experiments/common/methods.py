@@ -119,6 +119,18 @@ METHODS = {
             _online(hd.online.hyperdistill),
             varied=("gamma",),
             surrogate=True,
+            mixing="aligned",
+            gamma=0.9,
+            size="fit",
+            fit_period=50,
+        ),
+        # D* as Eq. 14 draws it. With the same examples at every inner step, as the sinusoids have,
+        # some then come twice in D* and others not at all (RESULTS.md, sinusoid/points-10).
+        _method(
+            "hyperdistill-apart",
+            "HyperDistill, D* apart (γ={gamma})",
+            _online(hd.online.hyperdistill),
+            surrogate=True,
             mixing="apart",
             gamma=0.9,
             size="fit",

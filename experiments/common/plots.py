@@ -21,6 +21,7 @@ COLOURS = {
     "greedy": "C8",
     "one-step-sized": "C9",
     "hyperdistill": "C3",
+    "hyperdistill-apart": "#8c2d2d",
     "hyperdistill-momentum": "#ff9896",
     "robust": "C1",
     "rmd-end": "C4",

@@ -61,9 +61,7 @@ class Study:
             adapted("hyperdistill", setting).adapted({"gamma": preset.gamma})
         )
         self.fit_size = jax.jit(
-            functools.partial(
-                hd.fit_size, setting.momentum_free, gamma=preset.gamma, mixing="apart"
-            )
+            functools.partial(hd.fit_size, setting.momentum_free, gamma=preset.gamma)
         )
 
     def run(self, seed: int, folder: RunFolder) -> dict:

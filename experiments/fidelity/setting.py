@@ -15,7 +15,8 @@ from experiments.sinusoid import setting as sinusoid
 
 ProblemName = Literal["warpgrad", "anil", "sinusoid"]
 # The reference, and what the grids hold.
-AGAIN = ("rmd", "hyperdistill", "hyperdistill-momentum", "one-step-sized", "unlearnt")
+HYPERDISTILL = ("hyperdistill", "hyperdistill-apart", "hyperdistill-momentum", "one-step-sized")
+AGAIN = (*HYPERDISTILL, "rmd", "unlearnt")
 
 
 def make_setting(name: ProblemName, preset: PresetName, data_dir: pathlib.Path) -> Setting:
@@ -53,9 +54,7 @@ def contenders(setting: Setting, preset: Preset) -> dict[str, hd.Estimator]:
     compared = {n: e for n, e in estimators.items() if isinstance(e, hd.Estimator)}
     compared["greedy-0.9"] = online.greedy(problem, gamma=0.9)
     for gamma in preset.gammas:
-        compared[f"paper-{gamma}"] = online.hyperdistill(
-            setting.momentum_free, gamma=gamma, mixing="apart"
-        )
+        compared[f"paper-{gamma}"] = online.hyperdistill(setting.momentum_free, gamma=gamma)
         compared[f"fitted-{gamma}"] = online.hyperdistill(problem, gamma=gamma)
         compared[f"size1-{gamma}"] = online.hyperdistill(problem, gamma=gamma, size=1.0)
         compared[f"eq7-{gamma}"] = online.reverse_mode(

@@ -96,7 +96,7 @@ def test_smoke_study_leaves_what_it_should(tmp_path, capsys):
     config_file = run / "config.json"
     written = json.loads(config_file.read_text())
     fitted = {"gamma": 0.9, "size": "fit", "fit_period": 50}
-    paper = {"hyper_rate": 1e-3, "surrogate": True, "mixing": "apart"}
+    paper = {"hyper_rate": 1e-3, "surrogate": True, "mixing": "aligned"}
     assert written["arguments"] == fitted | paper
     config_file.write_text(json.dumps(written | {"horizon": 6}))
     with pytest.raises(ValueError, match=r"another protocol \(horizon=6 there, 5 now\)"):
@@ -140,7 +140,7 @@ def test_every_method_says_what_it_was_run_with():
     fitted = {"gamma": 0.5, "size": "fit", "fit_period": 7}
     assert half.arguments == fitted | {"hyper_rate": None}
     half = by_folder["hyperdistill-gamma0.5"]
-    paper = {"surrogate": True, "mixing": "apart", "hyper_rate": None}
+    paper = {"surrogate": True, "mixing": "aligned", "hyper_rate": None}
     assert half.arguments == fitted | paper
     assert half.label == "HyperDistill (γ=0.5)" and half.learner_arguments == {"fit_period": 7}
     assert by_folder["nift"].label == "N.IFT(5, 3)"
