@@ -7,12 +7,14 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.common.command import run_command
 from experiments.common.methods import METHODS, chosen
 from experiments.common.study import run
 from experiments.common.tables import format_interval, mean_interval
+from experiments.sinusoid import report
 from experiments.sinusoid.__main__ import Config, main
 from experiments.sinusoid.presets import PRESETS
 from experiments.sinusoid.setting import make_setting
@@ -169,3 +171,36 @@ def test_a_refused_value_ends_in_one_line_and_status_2(arguments, words, monkeyp
         run_command(Config, main, None)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and words in error
+
+
+def frame_of(figures, preset="paper"):
+    """Runs of two seeds: by (method, title), (validation, test) of either."""
+    rows = [
+        {"method": method, "title": title, "seed": seed, "preset": preset, "arguments": "{}"}
+        | {"validation_mse": validation, "test_mse": test, "seconds_each": 0.1}
+        | {"products": 30, "inner_optimisations_done": 30}
+        for (method, title), runs in figures.items()
+        for seed, (validation, test) in enumerate(runs)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_table_chooses_by_validation_and_says_where_the_order_holds():
+    figures = {
+        ("hyperdistill", "H (γ=0.9)"): [(0.3, 0.1), (0.4, 0.1)],
+        ("hyperdistill", "H (γ=0.99)"): [(0.2, 0.5), (0.3, 0.6)],
+        ("nift", "N"): [(0.5, 0.9), (0.5, 1.0)],
+        ("fo", "FO"): [(0.5, 0.7), (None, None)],
+        ("one-step", "one"): [(0.5, 0.8), (0.5, 0.9)],
+        ("drmad", "D"): [(0.5, 1.8), (0.5, 0.9)],
+    }
+    text = report.table(frame_of(figures))
+    assert "| H (γ=0.99), chosen | 0.327 ± 0.052 | 0.550 ± 0.635 |" in text
+    assert "| H (γ=0.9) |  | 0.100 ± 0.000 |" in text
+    assert "| FO | 0.567 ± 0.193 | 0.700 | 0.700 | 0.700 | 1 of 2 |" in text
+    assert "| H (γ=0.99) before N | 0.400 ± 0.000 | 2 of 2 | yes |" in text
+    assert "| N before FO | -0.200 | 0 of 1 | not settled: one run |" in text
+    assert (
+        "| one before D | 0.500 ± 6.353 | 1 of 2 | not at this scale: the interval has 0 |" in text
+    )
+    assert "0.327" not in report.table(frame_of(figures, preset="smoke"))
