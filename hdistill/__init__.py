@@ -7,6 +7,21 @@
 See `hd.offline` for the hypergradient over a whole inner optimisation, `hd.online` for estimators
 that give one after every inner step, `hd.learner` for meta-learning with either, and
 `hd.Problem` for your own Φ.
+
+Which method when (the figures are in RESULTS.md):
+
+- λ may wait for the end of an inner optimisation, the weights of all T steps fit in memory (of 2√T
+  of them with checkpoint=True): `hd.offline.reverse_mode`, with every=n in `hd.learner`. Exact, the
+  loss at every n-th step counts, 2T - 1 products. It moves λ once where an online method moves it
+  T/n times: give λ a larger learning rate.
+- The same, but memory for a few weights alone: `hd.offline.drmad` with anchors=k, every=n.
+- λ must move during training (a stream without end, a very long T), or products are dear:
+  `hd.online.robust_hyperdistill`, one product a step. To compare with the paper,
+  `hd.online.hyperdistill` on a problem with a surrogate.
+- A handful of λ, however long T is: `hd.offline.forward_mode` or `hd.online.forward_mode`.
+- L_val depends on λ directly, and that is nearly all: `hd.online.first_order`, no product.
+- Training ends at a fixed point of Φ: `hd.offline.implicit`.
+- One or two scalars: no hypergradient at all, a grid of them under `jax.vmap`.
 """
 
 from hdistill import offline, online

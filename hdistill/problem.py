@@ -240,10 +240,13 @@ def batch_shapes(name: str, batch_at):
         ) from error
 
 
-def check_last_batch(name: str, batches, horizon: int) -> None:
+def check_last_batch(name: str, batches, horizon: int, every: int | None = None) -> None:
     """A batch function still has data at t = T - 1, where JAX by itself would repeat the last.
 
     It is called once, outside any compilation; inside one its data may not be known yet.
+
+    Args:
+      every: n, where it is asked for t = n-1, 2n-1, ... alone.
     """
     if is_tracing():
         return
@@ -251,9 +254,14 @@ def check_last_batch(name: str, batches, horizon: int) -> None:
     checked = checkify.checkify(batches, errors=checkify.index_checks)
     error = checked(jnp.asarray(horizon - 1, jnp.int32))[0].get()
     if error:
+        steps = f"horizon={horizon} steps"
+        expected = "a batch for each t = 0..T-1 (to repeat the data, take t % len)"
+        if every is not None:
+            steps = f"t = {every - 1}, {2 * every - 1}, ..."
+            expected = f"a batch for each of these t (of data by loss, take t // {every})"
         raise ValueError(
-            f"{name}(t) at t = {horizon - 1}, the last of horizon={horizon} steps: {error.strip()}"
-            "; expected a batch for each t = 0..T-1 (to repeat the data, take t % len)"
+            f"{name}(t) at t = {horizon - 1}, the last of {steps}: {error.strip()}; expected "
+            f"{expected}"
         )
 
 

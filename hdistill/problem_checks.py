@@ -107,10 +107,11 @@ def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, meth
     reached = reaching_hparams(problem, hparams, weights, batch, outer_batch, depth)
     zero = [path for (path, _), live in zip(named(hparams, "hparams"), reached) if not live]
     if zero:
+        of = "" if problem.surrogate is None else " of the problem's surrogate"
         steps = f"{depth} inner step(s) at most" if depth <= LARGEST else "any number of steps"
         warnings.warn(
             f"{method}: the hypergradient of {', '.join(zero)} is structurally zero: no path leads "
-            f"from there to the outer loss through {steps}",
+            f"from there to the outer loss through {steps}{of}",
             ZeroHypergradientWarning,
             stacklevel=4,
         )

@@ -41,12 +41,21 @@ class Command:
         return {"resume": self.resume, "fallback": self.fallback}
 
 
+def _interrupt(number, frame):
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+# In place of those of `experiments.__init__`, which are there until the imports are done.
+HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _interrupt}
+
+
 def run_command(kind: type[Command], main: Callable, description: str | None) -> None:
     """Runs `main` of what the command line says.
 
     What is refused ends in one line and status 2, Ctrl-C and SIGTERM in one line and status 130.
     """
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
     try:
         config = tyro.cli(kind, description=description)
         config.check()
@@ -58,9 +67,3 @@ def run_command(kind: type[Command], main: Callable, description: str | None) ->
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number, frame):
-    raise KeyboardInterrupt(signal.Signals(number).name)

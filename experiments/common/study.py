@@ -15,6 +15,7 @@ from experiments.common.methods import Method
 from experiments.common.runs import spent
 from hdistill.training import NonFiniteLoss, RunFolder
 from hdistill.training import run as train
+from hdistill.training.files import read_json
 
 
 class Setting(NamedTuple):
@@ -134,7 +135,7 @@ def check_protocol(protocol: dict, configs) -> None:
     """Runs whose config.json is given are of the same protocol: one table holds them all."""
     expected = json.loads(json.dumps(protocol))
     for file in configs:
-        other = json.loads(file.read_text())
+        other = read_json(file) or {}
         differing = [
             f"{key}={other.get(key)!r} there, {value!r} now"
             for key, value in expected.items()

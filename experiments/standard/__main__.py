@@ -138,8 +138,8 @@ def main(config: Config) -> None:
     # λ at rest, in the second stage, is meant.
     warnings.simplefilter("ignore", hd.ZeroHypergradientWarning)
     asked = methods(config)
-    open_out(config.out, "standard")
     setting = make_setting(config.preset, config.data_dir)
+    open_out(config.out, "standard")
     for method in asked:
         stages = setting.stages(method)
         for seed in config.seed or setting.preset.seeds:

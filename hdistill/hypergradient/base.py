@@ -222,7 +222,7 @@ def _program(
     if batch_function is not None:
         check_last_batch("batches", batch_function, horizon)
     if outer_function is not None:
-        check_last_batch("outer_batch", outer_function, horizon // every * every)
+        check_last_batch("outer_batch", outer_function, horizon // every * every, every)
 
     def program(hparams, weights, stacked, outer_batch, *arrays):
         batch_at = batch_stream(batch_function or stacked)

@@ -33,9 +33,9 @@ def drmad(
 
     Memory is constant in T: k weights are stored, and with `every` m - 1 cotangents, of those
     leaves alone that L_val depends on. The exception is what takes no derivative and changes from
-    step to step, such as a step counter or a key: of such leaves those of all T steps are stored
-    (4 bytes a step for a counter), because between two of them there is nothing. Exact where the
-    true trajectory is a straight line walked at constant speed.
+    step to step, such as a step counter or a key: no line leads from one to the next, so that such
+    leaves of all T steps are stored (4 bytes a step for a counter). Exact where the true trajectory
+    is a straight line walked at constant speed.
 
     Warning: `anchors` and `every` are not the paper's; their defaults are.
 

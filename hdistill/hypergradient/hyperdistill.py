@@ -54,13 +54,11 @@ def online_hyperdistill(
     surrogate=optax.sgd(rate))` with `mixing="apart"`. Without it some runs of the sinusoid study
     diverge (RESULTS.md).
 
-    Warning: D* departs from the paper in how a share is rounded, and "aligned" in that examples
-    keep their places. See `hdistill.hypergradient.distill.mix_batches`. And a learner refuses a
-    fitted θ that is not finite or not positive (`hd.FitStatus`), of which the paper does not speak:
-    on digits a fifth to a half of the fits are, and with all of them taken some streams end at
-    chance. A very large θ is not refused: θ S_T > T (T + 1) / 2, more one-step terms than g^SO can
-    have, occurred with short stretches alone, and refusing it too changed no result (RESULTS.md,
-    bench.refusal).
+    Warning: this departs from the paper in three places. A share of D* is drawn, not rounded. With
+    "aligned" the examples of D* keep their places (`hdistill.hypergradient.distill.mix_batches`).
+    A learner refuses a fitted θ that is not finite or not positive (`hd.FitStatus`): on digits a
+    fifth to a half of the fits are so, and where all are taken some streams end at chance
+    (RESULTS.md, bench/refusal).
 
     Args:
       problem: Φ and L_val.

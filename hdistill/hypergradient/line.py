@@ -14,11 +14,11 @@ from hdistill.tree import dtype_of, is_real, split, vary_like
 
 
 class Walk(NamedTuple):
-    """What is left of an inner optimisation, in which L_val falls m times.
+    """What is left of an inner optimisation in which L_val is taken m times.
 
     Attributes:
       final: w_T.
-      point_at: t -> ŵ_t, t = 0..T, on the line through the anchors (t is the paper's t - 1).
+      point_at: t -> ŵ_t, t = 0..T, on the line through the anchors. The paper's t is one more.
       loss: the last L_val, a scalar.
       alpha: its gradient in the weights, a list (see `products`).
       earlier_losses: the m - 1 before it, floating [m - 1], or None.
@@ -36,7 +36,7 @@ class Walk(NamedTuple):
 
 
 def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses, anchors=1) -> Walk:
-    """Runs the inner optimisation, with the outer losses and their gradients where they fall.
+    """Runs the inner optimisation, with the outer losses and their gradients on the way.
 
     Leaves that take no derivative (step counters, keys) are on the line those of the true w_t:
     w_0's where Φ hands them on as they are, and stored elsewhere.
@@ -61,7 +61,7 @@ def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses,
         carry, true = advance(carry, losses.every)
         return carry, true, losses.pullback(problem, hparams, carry[1], carry[0])
 
-    outer_batch = jax.eval_shape(losses.batch_at, jnp.int32(losses.every - 1))
+    outer_batch = jax.eval_shape(losses.outer_batch_at, jnp.int32(losses.every - 1))
     needed = reaching_weights(problem, hparams, weights, outer_batch)
 
     def early_stretch(carry, _):
@@ -82,8 +82,8 @@ def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses,
     parts += [x for x in (true, rest) if x is not None]
 
     def add_alpha(j, alpha):
-        stored = iter(earlier[1])
-        return [x + next(stored)[j] if stands else x for x, stands in zip(alpha, needed)]
+        cotangents = iter(earlier[1])
+        return [x + next(cotangents)[j] if of else x for x, of in zip(alpha, needed)]
 
     return Walk(
         final,

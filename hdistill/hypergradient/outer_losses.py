@@ -16,13 +16,13 @@ class OuterLosses(NamedTuple):
     Attributes:
       every: n.
       number: m >= 1.
-      batch_at: t -> the outer batch of w_{t+1}, asked at t = n-1, 2n-1, …
+      outer_batch_at: t -> the outer batch of w_{t+1}, asked at t = n-1, 2n-1, …
       single: whether this is L_val at w_T alone, whose value is a scalar and not [1].
     """
 
     every: int
     number: int
-    batch_at: Callable[[jax.Array], Any]
+    outer_batch_at: Callable[[jax.Array], Any]
     single: bool
 
     @property
@@ -32,7 +32,7 @@ class OuterLosses(NamedTuple):
 
     def pullback(self, problem, hparams, weights, t):
         """`outer_pullback` of the loss at w_t."""
-        return outer_pullback(problem, weights, hparams, self.batch_at(jnp.int32(t) - 1))
+        return outer_pullback(problem, weights, hparams, self.outer_batch_at(jnp.int32(t) - 1))
 
     def falls_at(self, t, begin=0):
         """Whether there is a loss at w_t and t > begin, bool []."""
@@ -45,7 +45,7 @@ class OuterLosses(NamedTuple):
             t, weights = carry
             weights, _ = run(problem, hparams, weights, batch_at, self.every, t)
             t = t + self.every
-            return (t, weights), problem.outer_loss(weights, hparams, self.batch_at(t - 1))
+            return (t, weights), problem.outer_loss(weights, hparams, self.outer_batch_at(t - 1))
 
         count, values = steps // self.every, None
         if count:

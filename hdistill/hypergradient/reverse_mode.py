@@ -72,7 +72,7 @@ def reverse_mode(
 
     Returns:
       A `Hypergradient`; with `return_info`, a pair with the info. 2·min(K, T) - 1 products; with
-      `every`, those of the steps after w_mn less.
+      `every`, 2·(min(K, T) - (T - mn)) - 1.
 
     Raises:
       ValueError: window < 1, every < 1 or > T, a window without any outer loss, or arguments that
@@ -126,7 +126,7 @@ def _reverse_mode(
     visit = add_loss if losses.number > 1 else None
     pulled = pull(alpha, optax.tree.zeros_like(hparams), first_order, visit)
     final, _ = run(problem, hparams, last, batch_at, horizon - losses.end, losses.end)
-    between = None  # the losses from `begin` to the last
+    between = None  # the losses from `begin` to the last; outputs[i] is of w_(begin + i)
     if visit:
         between = pulled.outputs[losses.every - begin % losses.every :: losses.every]
     info = OfflineInfo(final, losses.info(early, between, loss), 2 * (losses.end - begin) - 1)

@@ -21,8 +21,9 @@ class LearnerInfo(NamedTuple):
     """Diagnostics of one inner optimisation, means over the meta-batch.
 
     Attributes:
-      outer_loss: L_val(w_t, λ) at t = 1..T, before λ moves there, floating [T]. An offline method
-        takes it at the end alone: [1], here and below; with `every=n`, where its losses fall: [m].
+      outer_loss: L_val(w_t, λ) at t = 1..T, before λ moves there, floating [T]. Of an offline
+        method L_val at T alone, [1], or with `every=n` at w_n, w_2n, ..., w_mn, [m]; its moved,
+        finite and norms are [1], because λ moves once.
       theta: θ in force, floating []; 1 where nothing is fitted.
       fit: what became of the fit of θ, an `hd.FitStatus`, int8 [].
       moved: whether λ moved after step t, bool [T].

@@ -78,7 +78,7 @@ class Checkpoints:
         if damaged and not whole:
             raise DamagedCheckpoint(
                 f"{self.path}: every checkpoint is damaged: expected them as they were written; "
-                "without resume (--resume) the run begins again"
+                "opened without resume or fallback (--resume, --fallback) the run begins again"
             )
         if damaged and not fallback:
             raise DamagedCheckpoint(

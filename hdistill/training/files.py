@@ -23,11 +23,13 @@ def read_json(path: pathlib.Path) -> dict | None:
     Raises:
       ValueError: it is damaged.
     """
+    if not path.exists():
+        return None
     try:
-        content = json.loads(path.read_text()) if path.exists() else None
+        content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: expected JSON, but {error}") from error
-    if not isinstance(content, dict | None):
+    if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object")
     return content
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from hdistill.training.checkpoints import Checkpoints, check_checkpoints
 from hdistill.training.files import as_json, checksum, plain, read_json, write_whole
-from hdistill.training.owned import OwnedFolder
+from hdistill.training.owned import OwnedFolder, make_folder
 from hdistill.training.provenance import commit, provenance
 
 OWNER = "a run"
@@ -52,9 +52,8 @@ class RunFolder:
         resume: bool = False,
         fallback: bool = False,
     ):
-        self.path = pathlib.Path(path).resolve()
         self.config: dict = _check_config(config)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path = make_folder(path)
         self.fallback, self.rows = fallback, list[dict]()
         was_locked = (self.path / LOCK).exists()
         self._lock_file = _lock(self.path / LOCK)

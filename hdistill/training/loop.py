@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from hdistill.checks import check_calls, check_count, named
+from hdistill.checks import Signature, check_calls, check_count, named
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.training.folder import RunFolder
@@ -87,9 +87,8 @@ def run(
     check_calls("tasks_at", tasks_at, "(m)")
     if not isinstance(folder, RunFolder):
         raise ValueError(f"folder={folder!r}: expected a training.RunFolder(path, config)")
-    for name, leaf in named(state, "state"):
-        if not hasattr(leaf, "dtype"):
-            raise ValueError(f"{name}={leaf!r}: expected an array, which a checkpoint can hold")
+    _check_arrays(state)
+    kind = Signature.of(state)
     done, state = folder.restore(state)
     if done > total:
         raise ValueError(f"total={total}: expected at least {done}, the {unit}s already done")
@@ -98,13 +97,12 @@ def run(
         for m in range(done + 1, total + 1):
             start = time.perf_counter()
             state, info = _pair(step(state, tasks_at(m)))
+            kind.check("step's state", state)
             info = jax.device_get(info)
             seconds = time.perf_counter() - start
             _check_loss(info, unit, m, saved)
-            validation = validate(m, state) if validate else {}
-            if not isinstance(validation, dict):
-                raise ValueError(f"validate returned {validation!r}: expected a dict of figures")
-            row = {"step": m} | figures(info) | {"seconds": seconds} | validation
+            row = {"step": m} | figures(info) | {"seconds": seconds}
+            row |= _validation(validate(m, state), row) if validate else {}
             folder.log(row)
             for callback in callbacks:
                 callback(m, state, info, row)
@@ -118,6 +116,25 @@ def run(
                 name = signal.Signals(stop.signal).name
                 raise Stopped(f"{name}: stopped after {unit} {m}, checkpointed in {folder.path}")
     return state
+
+
+def _check_arrays(state) -> None:
+    """There are arrays, which a checkpoint can hold, and nothing else."""
+    leaves = named(state, "state")
+    if not leaves:
+        raise ValueError(f"state={state!r}: expected at least one array")
+    for name, leaf in leaves:
+        if not hasattr(leaf, "dtype"):
+            raise ValueError(f"{name}={leaf!r}: expected an array, which a checkpoint can hold")
+
+
+def _validation(figures, row: dict) -> dict:
+    if not isinstance(figures, dict):
+        raise ValueError(f"validate returned {figures!r}: expected a dict of figures")
+    taken = sorted(figures.keys() & row.keys())
+    if taken:
+        raise ValueError(f"validate returned {taken}: expected other names, the row has these")
+    return figures
 
 
 def _pair(result):
@@ -164,10 +181,16 @@ def _mean(norms, moved) -> float:
 def _check_loss(info, unit: str, m: int, saved: int) -> None:
     fields = _fields(info)
     losses = np.ravel(fields.get("outer_loss", fields.get("loss", 0.0)))
+    if losses.dtype.kind not in "fiub" and losses.dtype.name != "bfloat16":
+        raise ValueError(f"the info's loss is {losses.tolist()}: expected numbers")
     bad = np.flatnonzero(~np.isfinite(losses))
-    if bad.size:
-        inner_step = int(bad[0]) + 1 if losses.size > 1 else None
-        raise NonFiniteLoss(f"outer loss is {losses[bad[0]]}", unit, m, inner_step, saved)
+    if not bad.size:
+        return
+    first, steps = int(bad[0]), np.size(fields.get("moved", losses))
+    if losses.size == 1 or losses.size != steps:  # of an offline method, every so many steps
+        number = f" {first + 1} of {losses.size}" if losses.size > 1 else ""
+        raise NonFiniteLoss(f"outer loss{number} is {losses[first]}", unit, m, None, saved)
+    raise NonFiniteLoss(f"outer loss is {losses[first]}", unit, m, first + 1, saved)
 
 
 def _check_state(state, unit: str, m: int, saved: int) -> None:

@@ -8,6 +8,20 @@ from hdistill.training.files import as_json, checksum, read_json, write_whole
 RECORD = "made.json"
 
 
+def make_folder(path: pathlib.Path | str) -> pathlib.Path:
+    """Makes a folder, unless it is there; its absolute path.
+
+    Raises:
+      ValueError: a file is in the way.
+    """
+    path = pathlib.Path(path).resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{path}: expected a folder, but {error}") from error
+    return path
+
+
 class OwnedFolder:
     """A folder with a record, made.json, of whose it is and of the files that were made in it.
 
@@ -20,8 +34,7 @@ class OwnedFolder:
     """
 
     def __init__(self, path: pathlib.Path | str, owner: str):
-        self.path, self.owner = pathlib.Path(path).resolve(), owner
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path, self.owner = make_folder(path), owner
         record = read_json(self.path / RECORD)
         if record is None:
             record = {"owner": owner, "made": [], "checksums": {}}
@@ -46,7 +59,7 @@ class OwnedFolder:
           ValueError: there is such a file, and it was not made here; a name with a folder in it.
         """
         for name in names:
-            if pathlib.Path(name).name != name or name == RECORD:
+            if not _is_plain(name) or name == RECORD:
                 raise ValueError(f"name={name!r}: expected the name of a file in {self.path}")
             if name not in self.made and (self.path / name).exists():
                 raise ValueError(
@@ -71,9 +84,11 @@ class OwnedFolder:
         Raises:
           ValueError: it is not what was written.
         """
-        if name not in self._checksums:
-            return None
         path = self.path / name
+        if name not in self._checksums:
+            if path.exists() and name not in self.made:
+                raise ValueError(f"{path} was not made by {self.owner}: expected no such file yet")
+            return None
         if not path.exists() or checksum(path) != self._checksums[name]:
             raise ValueError(
                 f"{path} is damaged or gone: expected what was written there; without --resume "
@@ -98,12 +113,17 @@ class OwnedFolder:
             self._record()
 
 
+def _is_plain(name: str) -> bool:
+    """Whether it is the name of a file in the folder, and not a path that leads out of it."""
+    return name not in ("", ".", "..") and pathlib.Path(name).name == name
+
+
 def _check_record(path: pathlib.Path, record: dict) -> None:
     owner, made, sums = (record.get(key) for key in ("owner", "made", "checksums"))
     if (
         not isinstance(owner, str)
         or not isinstance(made, list)
-        or not all(isinstance(name, str) for name in made)
+        or not all(isinstance(name, str) and _is_plain(name) for name in made)
         or not isinstance(sums, dict | None)
     ):
         raise ValueError(

@@ -458,3 +458,62 @@ def test_files_of_others_stay_and_a_refused_folder_gets_none_of_ours(tmp_path):
 def test_a_configuration_that_no_file_holds(config, tmp_path):
     with pytest.raises(ValueError, match="config="):
         training.RunFolder(tmp_path, config)
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", ".", "", "..", "sub/x"])
+def test_a_record_of_names_outside_the_folder_deletes_nothing(name, tmp_path):
+    train(tmp_path / "run")
+    (tmp_path / "outside.txt").write_text("mine")
+    record = {"owner": "a run", "made": [name], "checksums": {}}
+    (tmp_path / "run" / "made.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"made\.json was not made by us, or is damaged"):
+        train(tmp_path / "run")
+    assert (tmp_path / "outside.txt").exists() and (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "3", "{"])
+def test_a_configuration_that_is_damaged_is_named(content, tmp_path):
+    train(tmp_path)
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        train(tmp_path, resume=True)
+
+
+def test_a_file_of_the_run_s_whose_record_is_gone_is_not_measured_again(tmp_path):
+    with training.RunFolder(tmp_path, CONFIG) as folder:
+        folder.write("a.csv", "1,2")
+    (tmp_path / "made.json").unlink()
+    refused = pytest.raises(ValueError, match=r"a\.csv was not made by")
+    with training.RunFolder(tmp_path, CONFIG, resume=True) as folder, refused:
+        folder.read("a.csv")
+
+
+def test_odd_steps_and_figures_are_named_at_once(tmp_path):
+    def grows(state, tasks):
+        return state._replace(hparams=jnp.ones(4)), {"loss": 1.0}
+
+    for i, (options, words) in enumerate(
+        [
+            ({"step": grows}, r"step's state.hparams has shape \(4,\)"),
+            ({"step": lambda s, t: (s, {"loss": "a"})}, r"loss is \['a'\]: expected numbers"),
+            ({"validate": lambda m, s: {"step": 3, "loss": 1}}, r"\['loss', 'step'\].*other names"),
+        ]
+    ):
+        with pytest.raises(ValueError, match=words):
+            train(tmp_path / str(i), **options)
+    refused = pytest.raises(ValueError, match=r"state=\{\}: expected at least one array")
+    with refused, training.RunFolder(tmp_path / "x", CONFIG) as folder:
+        training.run(counted, {}, lambda m: m, total=1, folder=folder)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file: expected a folder"):
+        training.RunFolder(tmp_path / "file", CONFIG)
+
+
+def test_the_loss_of_an_offline_method_is_counted_by_itself(tmp_path):
+    def step(state, tasks):
+        info = info_of(np.array([1.0, np.nan]))
+        return state, info._replace(moved=np.ones(1, bool))
+
+    with pytest.raises(training.NonFiniteLoss, match="outer loss 2 of 2 is nan in step 1"):
+        train(tmp_path, step=step)
