@@ -67,11 +67,11 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def order(frame: pd.DataFrame, chosen: dict[str, str]) -> str:
-    """Markdown: the paper's order of methods, pair by pair; nothing where one was not run."""
+    """Markdown: the paper's order, HyperDistill before all, then one by one; or nothing."""
     if not set(ORDER) <= chosen.keys():
         return ""
-    rows = []
-    for better, worse in itertools.pairwise(ORDER):
+    rows, (first, *others) = [], ORDER
+    for better, worse in [*((first, other) for other in others), *itertools.pairwise(others)]:
         gap = difference(frame, chosen[worse], chosen[better], "test_mse")
         rows.append(
             {
