@@ -55,7 +55,7 @@ def sample_inner(key, task):
     return jax.tree.map(lambda leaf: leaf[chosen], task[0])
 
 
-def learn(seed, optimizer, folder, stretches=10, estimator=hd.online.hyperdistill):
+def learn(seed, optimizer, folder, stretches=10):
     """Learns λ in one run of training; (λ, which labels are wrong, clean loss [stretches])."""
     data_key, stream_key = jax.random.split(jax.random.key(seed))
     train, clean, wrong = make_data(data_key)
@@ -64,9 +64,10 @@ def learn(seed, optimizer, folder, stretches=10, estimator=hd.online.hyperdistil
     weights = hd.InnerState(params, optimizer.init(params))
     stream = hd.stream(
         problem,
-        estimator(problem),
+        hd.online.robust_hyperdistill(problem),
         hyper_optimizer=optax.adam(0.05),
         steps=STRETCH,
+        fit_period=lambda m: m & (m - 1) == 0,  # before stretches 1, 2, 4, 8, ...
         sample_inner=sample_inner,
     )
     state = stream.init(stream_key, jnp.zeros(EXAMPLES), weights, (train, clean))

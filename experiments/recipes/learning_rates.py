@@ -1,10 +1,11 @@
-"""A learning rate for each parameter, meta-learned over tasks (as Meta-SGD), with HyperDistill.
+"""A learning rate for each parameter, meta-learned over tasks (as Meta-SGD), exactly.
 
     python -m experiments.recipes.learning_rates
 
 Tasks are linear regressions whose features differ in scale a hundredfold: no one rate suits them
 all. λ is the log of a factor on each entry of the optimizer's update. What to take from here: a
-Φ of your own around your optax optimizer, and `hd.learner` with any online estimator.
+Φ of your own around your optax optimizer, `hd.learner`, and `every=n`: λ moves once in an inner
+optimisation, by the exact hypergradient of the sum of the outer losses after every n-th step.
 
 L_val doesn't see λ, so that g^FO = 0 and all there is to learn from is the second-order term.
 
@@ -48,17 +49,17 @@ def sample_tasks(key):
     return tuple(zip(x, y, strict=True))
 
 
-def learn(key, optimizer, meta_steps=150, estimator=hd.online.hyperdistill):
+def learn(key, optimizer, meta_steps=150):
     """Meta-learns λ; (λ, outer losses [meta_steps] at the end of each inner optimisation)."""
     problem = make_problem(optimizer)
     params = jnp.zeros(SCALES.size)
     learner = hd.learner(
         problem,
-        estimator(problem),
+        hd.offline.reverse_mode,
         # Clipped: one task's hypergradient can be thousands of times another's.
-        hyper_optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.005)),
+        hyper_optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.05)),
         horizon=INNER_STEPS,
-        fit_period=25,
+        every=3,
     )
     weights = hd.InnerState(params, optimizer.init(params))
     state = learner.init(key, jnp.zeros(SCALES.size), weights)
