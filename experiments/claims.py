@@ -5,6 +5,7 @@ difference holds where its 95% interval over pairs of runs of one seed leaves 0 
 """
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from experiments.common.tables import (
     format_interval,
     hyperdistill,
     markdown,
+    products,
     verdict,
 )
 from experiments.image_meta.report import READINGS, settings, tuned
@@ -55,6 +57,23 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
     unsettled = "not settled: these runs' curves were not recorded"
     rows.append(_row("Figures 2, 5, 9, 10, 12, 13", curves, "yes (pictures)", "", unsettled, ""))
     return markdown(rows)
+
+
+def which_method(text: str, frame: pd.DataFrame) -> str:
+    """The table of what to take when, filled in: @fo@ is FO's test error, @p:fo@ its products.
+
+    Args:
+      frame: the runs, of one title for each method.
+    """
+
+    def figure(match: re.Match) -> str:
+        group = frame[frame["method"] == match[2]]
+        if match[1]:
+            return f"{products(group):.0f}"
+        lost = group["test_mse"].isna().sum()
+        return format_interval(group["test_mse"].dropna()) + f" ({lost} diverged)" * bool(lost)
+
+    return re.sub(r"@(p:)?([\w-]+)@", figure, text)
 
 
 def _row(where: str, claim: str, paper: str, ours: str, holds: str, link: str) -> dict:

@@ -12,7 +12,7 @@ import pathlib
 
 import pandas as pd
 
-from experiments.claims import first_page
+from experiments.claims import first_page, which_method
 from experiments.common.sets import draw_set, load_set
 from experiments.fidelity import report as fidelity
 from experiments.image_meta import report as image_meta
@@ -77,7 +77,8 @@ def main() -> None:
     """Draws the sets and writes RESULTS.md."""
     names = [folder for study in STUDIES for folder in sorted((RESULTS / study).glob("*"))]
     sets = {f"{folder.parent.name}/{folder.name}": load_set(folder) for folder in names}
-    parts = [INTRO, first_page(sets)]
+    which = which_method((RESULTS / "which.md").read_text(), sets["sinusoid/tuned"][0])
+    parts = [INTRO, first_page(sets), which]
     for study, (title, report) in STUDIES.items():
         parts.append(f"# {title}\n")
         parts += [section(folder, report) for folder in names if folder.parent.name == study]

@@ -55,8 +55,8 @@ class Setting(NamedTuple):
 
 
 def shared(preset) -> dict:
-    """What a preset decides for every method: which there are, and λ's rates, are not of it."""
-    own = ("hyper_rate", "hyper_rates", "methods")
+    """What a preset decides of every run: not which runs there are, nor what is a method's own."""
+    own = ("hyper_rate", "hyper_rates", "methods", "gammas", "seeds")
     return {k: v for k, v in dataclasses.asdict(preset).items() if k not in own}
 
 
