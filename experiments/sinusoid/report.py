@@ -38,8 +38,9 @@ def table(frame: pd.DataFrame) -> str:
         frame = frame.assign(validation_mse=np.nan)
     rows, chosen = [], chosen_titles(frame, "validation_mse", -1)
     several = frame.groupby("method")["title"].nunique()
-    # The smoke preset's figures are nobody's: nothing of the paper's stands beside them.
-    paper = TABLE_4 if set(frame["preset"]) <= {"cpu", "paper"} else {}
+    # Nothing of the paper's stands beside the smoke preset's figures, or those of other rates of λ.
+    ours = set(frame["preset"]) <= {"cpu", "paper"} and not _several_rates(frame)
+    paper = TABLE_4 if ours else {}
     for title, group in frame.groupby("title", sort=False):
         finite, name = group["test_mse"].dropna(), group["method"].iloc[0]
         seconds, best = group["seconds_each"].dropna(), chosen[name] == title
@@ -62,7 +63,7 @@ def table(frame: pd.DataFrame) -> str:
         + "\nMeans are over the runs whose test error is finite. *chosen*: the γ or the rate with "
         "the best meta-validation. Products are Jacobian products of Φ for each inner optimisation "
         "of a task; ms is the median time of one inner optimisation of the meta-batch.\n"
-        + order(frame, chosen)
+        + (order(frame, chosen) if ours else "")
     )
 
 
@@ -116,7 +117,7 @@ def series(runs) -> list[dict]:
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
     """After Figure 8, learning; and what is fitted to a few test tasks."""
     figures = {}
-    if argument(frame, "hyper_rate").groupby(frame["method"]).nunique().max() > 1:
+    if _several_rates(frame):
         figures["rates"] = plot_rates(frame)
     learning = series[series["series"].isin(PANELS)]
     if len(learning):
@@ -179,6 +180,10 @@ def plot_curves(curves: pd.DataFrame):
             axis.set(title=f"test {task}", xlabel="x", ylabel="y", ylim=(-limit, limit))
         row[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
+
+
+def _several_rates(frame: pd.DataFrame) -> bool:
+    return argument(frame, "hyper_rate").groupby(frame["method"]).nunique().max() > 1
 
 
 def _number(value: float) -> str:

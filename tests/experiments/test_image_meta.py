@@ -123,6 +123,7 @@ def runs_frame(*runs):
     for method, title, seed, test, validation in runs:
         row = {"model": "warpgrad", "dataset": "cifar100", "init": "reptile", "method": method}
         row |= {"title": title, "seed": seed, "commit": "abc"}
+        row |= {"arguments": json.dumps({"hyper_rate": 0.01, "gamma": 0.9})}
         row |= {"test_accuracy": test, "validation_accuracy": validation, "products": 50}
         row |= {"inner_optimisations_done": 2, "seconds": 3.0, "seconds_each": 1.5}
         rows.append(row)
@@ -140,8 +141,8 @@ def test_table_compares_seed_by_seed_and_chooses_gamma_by_validation():
     assert gain(by["A"], by["1-step"]) == "2.00 ± 0.00"
     assert tuned(frame) == "A"  # the other's lost run counts against it
     text = table(frame)
-    assert "| A, chosen | 2 | 47.00 ± 63.53 | 30.00 ± 0.00 | 2.00 ± 0.00 | 0 | 25.0" in text
-    assert "| B | 2 | 30.00 | 50.00 | -10.00 | 1 |" in text
+    assert "| A, chosen | 2 | 47.00 ± 63.53 | 30.00 ± 0.00 | 2.00 ± 0.00 | 0 | 0.01 | 25.0" in text
+    assert "| B | 2 | 30.00 | 50.00 | -10.00 | 1 | 0.01 |" in text
     assert "| method | warpgrad-cifar100 |\n| --- | --- |\n| 1-step | 45.00 ± 63.53 (2) |" in text
     assert "| HyperDistill | 47.00 ± 63.53 (2) |" in text
     assert "seeds 0, 1, commit abc" in text
