@@ -120,10 +120,9 @@ def test_every_loss_in_one_pass():
     # k weights (of SGD's way back the parameters alone), and a cotangent for each loss but the
     # last, whatever T is.
     assert 8 < once[10] - once[1] < 10.5
-    for horizon, every in ((50, 10), (800, 160)):
-        assert abs(copies(drmad(1), horizon, every) - once[1] - 4) < 1
+    assert abs(copies(drmad(1), 800, 160) - once[1] - 4) < 1
     assert abs(copies(drmad(10), 800, 10) - once[10] - 79) < 2
     assert abs(copies(drmad(10), 800, None) - once[10]) < 1
-    for options in ({}, {"checkpoint": True}, {"window": 20}):
-        method = functools.partial(hd.offline.reverse_mode, **options)
-        assert copies(method, 800, 10) < copies(method, 800, None) + 3
+    checkpointed = functools.partial(hd.offline.reverse_mode, checkpoint=True)
+    assert 800 <= copies(hd.offline.reverse_mode, 800, 10) < 830
+    assert copies(checkpointed, 800, 10) < 2 * (2 * 800**0.5) + 10

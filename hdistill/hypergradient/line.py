@@ -110,7 +110,8 @@ def _line(first, final, corners, bends, true, stored):
                 return next(at_t) if stored else x
             corner, dtype = next(pieces), dtype_of(x)
             wide = jnp.promote_types(dtype, jnp.float32)  # half precision counts to 256
-            share = (jnp.asarray(t - begin, wide) / (end - begin)).astype(dtype)
+            walked, whole = (jnp.asarray(steps, wide) for steps in (t - begin, end - begin))
+            share = (walked / whole).astype(dtype)
             start = x if len(bends) == 2 else jnp.where(piece == 0, x, corner[piece - 1])
             return (1 - share) * start + share * corner[piece]
 

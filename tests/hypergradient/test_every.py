@@ -11,7 +11,7 @@ import pytest
 import hdistill as hd
 from hdistill.hypergradient import drmad as drmad_module
 from hdistill.hypergradient.outer_losses import OuterLosses
-from tests.problems import CASES, OPTIMIZERS, assert_close, quadratic
+from tests.problems import CASES, assert_close, quadratic
 
 EXACT = {
     "plain": hd.offline.reverse_mode,
@@ -53,10 +53,17 @@ def oracle(case, every, begin=0):
     return _oracle(problem, every, hparams, weights, batches, outer_batches, begin)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("every", [1, 2, 3, 7])  # of 7 steps: 2 and 3 leave one over
-def test_equals_the_gradient_of_the_sum_through_the_unroll(optimizer, every):
-    name = {1: "quadratic", 7: "quadratic"}.get(every, "mlp")
+@pytest.mark.parametrize(
+    "name, optimizer, every",  # of 7 steps: 2 and 3 leave one over
+    [
+        ("quadratic", "sgd", 1),
+        ("quadratic", "momentum", 7),
+        ("quadratic", "adam", 3),
+        ("mlp", "momentum", 2),
+        ("mlp", "adam", 3),
+    ],
+)
+def test_equals_the_gradient_of_the_sum_through_the_unroll(name, optimizer, every):
     case = with_outer_batches(CASES[name](optimizer, horizon=7), every)
     expected, (losses, final) = oracle(case, every)
     for method in EXACT.values():
@@ -68,7 +75,7 @@ def test_equals_the_gradient_of_the_sum_through_the_unroll(optimizer, every):
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-@pytest.mark.parametrize("window", [1, 3, 4, 6])
+@pytest.mark.parametrize("window", [1, 3, 4])
 def test_in_a_window_only_its_losses_and_steps_count(window, checkpoint):
     case = with_outer_batches(quadratic("momentum", horizon=6), 2)
     expected, (losses, _) = oracle(case, 2, begin=6 - window)
