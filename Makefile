@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: run test lint clean
 
-run: .venv/installed  ## the sinusoid study: all methods, into runs/sinusoid
+run: .venv/installed  ## the sinusoid study: eight methods, into runs/sinusoid
 	$(BIN)/python -m experiments.sinusoid
 
 test: .venv/installed  ## the test suite, on two processes

@@ -15,7 +15,7 @@ from experiments.common.methods import Method
 from experiments.common.runs import spent
 from hdistill.training import NonFiniteLoss, RunFolder
 from hdistill.training import run as train
-from hdistill.training.files import read_json
+from hdistill.training.files import differences, read_json
 
 
 class Setting(NamedTuple):
@@ -62,6 +62,7 @@ def shared(preset) -> dict:
 
 def run_method(setting: Setting, method: Method, seeds, out: pathlib.Path, how: dict) -> None:
     """Runs the seeds that have not ended yet, each in OUT/METHOD/seed-S."""
+    check_protocol(setting.protocol, out.glob("*/seed-*/config.json"))
     learner = setting.learner(method)
     for seed in seeds:
         with open_run(setting.protocol, method, seed, out, how) as folder:
@@ -121,7 +122,6 @@ def _figures(setting: Setting, test, folder: RunFolder) -> dict:
 
 def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, how: dict):
     """The folder of a run of a method, its configuration written."""
-    check_protocol(protocol, out.glob("*/seed-*/config.json"))
     config = protocol | {
         "method": method.name,
         "title": method.label,
@@ -135,16 +135,11 @@ def check_protocol(protocol: dict, configs) -> None:
     """Runs whose config.json is given are of the same protocol: one table holds them all."""
     expected = json.loads(json.dumps(protocol))
     for file in configs:
-        other = read_json(file) or {}
-        differing = [
-            f"{key}={other.get(key)!r} there, {value!r} now"
-            for key, value in expected.items()
-            if other.get(key) != value
-        ]
+        differing = differences(read_json(file) or {}, expected, expected)
         if differing:
             raise ValueError(
-                f"{file.parent} holds a run under another protocol ({'; '.join(differing)}): "
-                "expected another --out"
+                f"{file.parent} holds a run under another protocol ({differing}): expected another "
+                "--out"
             )
 
 

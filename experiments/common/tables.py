@@ -38,8 +38,8 @@ def difference(frame: pd.DataFrame, ours: str, base: str, column: str, scale: fl
     return (scale * (values[ours] - values[base])).dropna()
 
 
-def verdict(differences, sign: int = 1) -> str:
-    """Whether differences are on the claim's side, +1 or -1, and how sure that is."""
+def verdict(differences) -> str:
+    """Whether differences are above 0, the claim's side, and how sure that is."""
     mean, half = mean_interval(differences)
     if np.isnan(mean):
         return "not run"
@@ -47,7 +47,7 @@ def verdict(differences, sign: int = 1) -> str:
         return "not settled: one run"
     if abs(mean) <= half:
         return "not at this scale: the interval has 0"
-    return "yes" if mean * sign > 0 else "no"
+    return "yes" if mean > 0 else "no"
 
 
 def count_runs(number: int) -> str:

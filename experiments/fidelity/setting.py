@@ -15,8 +15,8 @@ from experiments.sinusoid import setting as sinusoid
 
 ProblemName = Literal["warpgrad", "anil", "sinusoid"]
 # The reference, and what the grids hold.
-HYPERDISTILL = ("hyperdistill", "hyperdistill-apart", "hyperdistill-momentum", "one-step-sized")
-AGAIN = (*HYPERDISTILL, "rmd", "unlearnt")
+AGAIN = {"rmd", "unlearnt", "one-step-sized"}
+AGAIN |= {"hyperdistill", "hyperdistill-apart", "hyperdistill-momentum"}
 
 
 def make_setting(name: ProblemName, preset: PresetName, data_dir: pathlib.Path) -> Setting:

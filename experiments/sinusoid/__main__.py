@@ -1,6 +1,6 @@
 """Few-shot sinusoid regression with ANIL: Appendix G, Table 4 and Figure 8 of Lee et al. 2022.
 
-    python -m experiments.sinusoid                                    all methods, preset cpu
+    python -m experiments.sinusoid                                    eight methods, preset cpu
     python -m experiments.sinusoid --preset paper --out runs/paper    all methods, 5 runs each
     python -m experiments.sinusoid --method hyperdistill --seed 0 1 2 --gamma 0.9 0.99 --resume
 

@@ -73,7 +73,7 @@ RATES = {
 PAPER = Preset()
 """Table 4 and Figure 8 of Lee et al. 2022: `python -m experiments.sinusoid --preset paper`.
 
-Five runs of every method, ten minutes on 2 cores; one rate of λ for all, as in the paper, which has
+Five runs of every method, not timed as a whole; one rate of λ for all, as in the paper, which has
 HyperDistill at 0.327 ± 0.052 and does not say how many points the outer loss sees: `--outer-points
 10`, 20 and 100 give it about 0.46, 0.36 and 0.34 (RESULTS.md, sinusoid/points-10 and the others).
 """
@@ -86,9 +86,9 @@ CPU = Preset(
 )
 """The paper's protocol, each method at its own rate of λ: `python -m experiments.sinusoid`.
 
-Three runs of the methods that one would choose from, under two minutes on 2 cores. Expect about
-0.45 for HyperDistill, 0.25 for robust HyperDistill and RMD with every loss (RESULTS.md,
-sinusoid/tuned).
+Three runs of the methods that one would choose from, a minute and a half on 2 cores, environment
+included. Expect about 0.46 for HyperDistill, 0.29 for robust HyperDistill and RMD with every loss
+over 20 seeds (RESULTS.md, sinusoid/tuned); three seeds move by 0.1.
 """
 
 SMOKE = Preset(

@@ -26,7 +26,7 @@ from experiments.common.images import weighting
 from experiments.common.methods import Method, chosen
 from experiments.common.runs import spent
 from experiments.common.sets import open_out, write_set
-from experiments.common.study import open_run, tell
+from experiments.common.study import check_protocol, open_run, tell
 from experiments.standard import report
 from experiments.standard.presets import PRESETS
 from experiments.standard.setting import Setting, corrupt, halves, make_setting
@@ -140,6 +140,7 @@ def main(config: Config) -> None:
     asked = methods(config)
     setting = make_setting(config.preset, config.data_dir)
     open_out(config.out, "standard")
+    check_protocol(setting.protocol, config.out.glob("*/seed-*/config.json"))
     for method in asked:
         stages = setting.stages(method)
         for seed in config.seed or setting.preset.seeds:

@@ -8,6 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hdistill.batches import (
+    batch_shapes,
+    batch_stream,
+    check_every,
+    check_last_batch,
+    count_steps,
+)
 from hdistill.cache import compiled
 from hdistill.checks import (
     LARGEST,
@@ -18,15 +25,7 @@ from hdistill.checks import (
     check_weights,
 )
 from hdistill.hypergradient.fit import Fit
-from hdistill.problem import (
-    Problem,
-    PyTree,
-    batch_shapes,
-    batch_stream,
-    check_every,
-    check_last_batch,
-    count_steps,
-)
+from hdistill.problem import Problem, PyTree
 from hdistill.problem_checks import check_functions, check_problem, warn_if_zero
 from hdistill.tree import is_finite
 

@@ -61,8 +61,7 @@ def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses,
         carry, true = advance(carry, losses.every)
         return carry, true, losses.pullback(problem, hparams, carry[1], carry[0])
 
-    outer_batch = jax.eval_shape(losses.outer_batch_at, jnp.int32(losses.every - 1))
-    needed = reaching_weights(problem, hparams, weights, outer_batch)
+    needed: list[bool] = []  # of the weights' leaves, those that L_val depends on
 
     def early_stretch(carry, _):
         carry, total = carry
@@ -72,6 +71,8 @@ def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses,
     corners = [] if anchors == 1 else [_repeated(x, anchors) for x in split(weights)[0]]
     carry, parts, earlier, total = (jnp.int32(0), weights, corners), [], (None, None), None
     if losses.number > 1:
+        outer_batch = jax.eval_shape(losses.outer_batch_at, jnp.int32(losses.every - 1))
+        needed += reaching_weights(problem, hparams, weights, outer_batch)
         total = vary_like(optax.tree.zeros_like(hparams), (weights, hparams))
         (carry, total), (true, *earlier) = jax.lax.scan(
             early_stretch, (carry, total), length=losses.number - 1

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hdistill.batches import batch_stream, count_steps
 from hdistill.checks import Signature, check_arrays, check_count
 from hdistill.hypergradient.base import Estimator, spend
 from hdistill.hypergradient.fit import settle
 from hdistill.learners.inner_loop import LearnerInfo, advance, fit_theta, summarize, theta_before
 from hdistill.learners.learner import check_start, check_state
 from hdistill.learners.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
-from hdistill.problem import PyTree, batch_stream, count_steps
+from hdistill.problem import PyTree
 from hdistill.problem_checks import begin, check_problem
 from hdistill.sharding import on_auto_axes
 from hdistill.tree import own

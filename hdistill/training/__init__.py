@@ -6,7 +6,7 @@ with training.RunFolder("runs/mine", {"rate": 0.1, "seed": 0}, resume=True) as f
 """
 
 from hdistill.training.checkpoints import DamagedCheckpoint
-from hdistill.training.folder import OtherRun, Run, RunFolder, read_rows, read_run
+from hdistill.training.folder import OtherRun, Run, RunFolder, read_run
 from hdistill.training.loop import NonFiniteLoss, run
 from hdistill.training.owned import OwnedFolder
 from hdistill.training.signals import Stopped
@@ -19,7 +19,6 @@ __all__ = [
     "Run",
     "RunFolder",
     "Stopped",
-    "read_rows",
     "read_run",
     "run",
 ]

@@ -34,6 +34,15 @@ def read_json(path: pathlib.Path) -> dict | None:
     return content
 
 
+def differences(before: dict, now: dict, keys) -> str:
+    """What differs between two configurations under some keys, for a message; "" if nothing."""
+    return "; ".join(
+        f"{key}={before.get(key)!r} there, {now.get(key)!r} now"
+        for key in keys
+        if before.get(key) != now.get(key)
+    )
+
+
 def as_json(content) -> str:
     """The text of a JSON file; a number that is not finite is refused."""
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -9,7 +9,7 @@ import sys
 from typing import Any, NamedTuple
 
 from hdistill.training.checkpoints import Checkpoints, check_checkpoints
-from hdistill.training.files import as_json, checksum, plain, read_json, write_whole
+from hdistill.training.files import as_json, checksum, differences, plain, read_json, write_whole
 from hdistill.training.owned import OwnedFolder, make_folder
 from hdistill.training.provenance import commit, provenance
 
@@ -195,20 +195,11 @@ def read_run(path: pathlib.Path | str) -> Run:
     return Run(path, read_json(path / CONFIG) or {}, summary, _lines(path / METRICS))
 
 
-def read_rows(path: pathlib.Path | str) -> list[dict]:
-    """The metrics so far of a run that may be going on."""
-    return _lines(pathlib.Path(path) / METRICS)
-
-
 def _check_same(path, before: dict, config: dict) -> None:
-    differing = [
-        f"{key}={before.get(key)!r} there, {config.get(key)!r} now"
-        for key in sorted((before.keys() | config.keys()) - {"commit"})
-        if before.get(key) != config.get(key)
-    ]
+    differing = differences(before, config, sorted((before.keys() | config.keys()) - {"commit"}))
     if differing:
         raise OtherRun(
-            f"{path} holds a run with another configuration ({'; '.join(differing)}): expected "
+            f"{path} holds a run with another configuration ({differing}): expected "
             "another folder, or this one deleted"
         )
 
