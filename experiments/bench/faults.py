@@ -5,8 +5,8 @@
 A small run (60 steps of HyperDistill on two sinusoids, a checkpoint every 5) is made whole once.
 Then, again and again, one is hurt, and resumed. After each: *same*, the end is that of the whole
 run, to the bit, its products and its metrics too; *named*, it is refused, in a message that names
-the file, and the message's own advice then leads to the same end; *lost*, neither; *silent*, it
-ends differently and nothing is said.
+the file, and the message's own advice then leads to the same end; *again*, the same, and the advice
+is to begin again; *lost*, neither; *silent*, it ends differently and nothing is said.
 """
 
 import collections
@@ -37,7 +37,6 @@ from hdistill.data.sinusoid import sample_tasks
 from hdistill.models.anil_regression import AnilRegression
 
 STEPS, CONFIG = 60, {"seed": 3}
-REPLACEABLE = ("config.json", "made.json", "summary.json", "end.json", "metrics.jsonl", "run.lock")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,30 +100,44 @@ class Faults:
         """(last state, products, metrics) of the run in a folder, resumed."""
         with contextlib.redirect_stderr(io.StringIO()):
             if not (folder / "summary.json").exists():
-                target(folder, resume=True, **how)
+                target(folder, **{"resume": True} | how)
             run = training.read_run(folder)
         rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.rows]
         return (folder / "end.json").read_text(), run.summary["products"], rows
 
     def outcome(self, folder: pathlib.Path) -> str:
-        """What becomes of a hurt run: "same", "named", "lost" or "silent"."""
+        """What becomes of a hurt run: "same", "named", "again", "lost" or "silent"."""
         try:
             return "same" if self.end(folder) == self.whole else "silent"
         except ValueError as error:
             message = str(error)
+        how: dict = {}
         for _ in range(4):
-            # What a message names is deleted, the checkpoint has what it said; or, of a damaged
-            # checkpoint, the one before is asked for.
-            named = [name for name in REPLACEABLE if str(folder / name) in message]
-            if not named and str(folder / "checkpoints") not in message:
+            before = dict(how), sorted(folder.rglob("*"))
+            how |= self.follow(folder, message)
+            if before == (how, sorted(folder.rglob("*"))):
+                print(f"\nno advice: {message}", file=sys.stderr)
                 return "lost"
-            for name in (*named, "summary.json"):
-                (folder / name).unlink(missing_ok=True)
             try:
-                return "named" if self.end(folder, fallback=True) == self.whole else "silent"
+                same = self.end(folder, **how) == self.whole
             except ValueError as error:
                 message = str(error)
+            else:
+                again = how.get("resume") is False
+                return "silent" if not same else "again" if again else "named"
         return "lost"
+
+    def follow(self, folder: pathlib.Path, message: str) -> dict:
+        """Does what a message advises; returns the options that it asks for."""
+        if "delete summary.json" in message:
+            (folder / "summary.json").unlink()
+        elif "fallback=True" in message:
+            return {"fallback": True}
+        elif "begins again" in message:
+            return {"resume": False, "fallback": False}
+        elif "delete it" in message or "move it" in message:
+            pathlib.Path(message.split(" ")[0]).unlink()
+        return {}
 
     def kill(self, number: int, how: int) -> str:
         """A process killed at a random moment of its run."""
@@ -215,7 +228,7 @@ def main(config: Config) -> None:
             table[done.rsplit(" ", 1)[1]][outcome] += 1
         table["full disk"][faults.full_disk()] += 1
         table["two at once"][faults.two_at_once()] += 1
-    outcomes = ("same", "named", "lost", "silent")
+    outcomes = ("same", "named", "again", "lost", "silent")
     print(
         markdown(
             [

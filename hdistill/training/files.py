@@ -28,9 +28,10 @@ def read_json(path: pathlib.Path) -> dict | None:
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: expected JSON, but {error}") from error
+        message = f"{path} is damaged: expected JSON, but {error}; delete it and resume"
+        raise ValueError(message) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: expected a JSON object")
+        raise ValueError(f"{path} is damaged: expected a JSON object; delete it and resume")
     return content
 
 
