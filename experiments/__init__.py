@@ -7,7 +7,7 @@ import sys
 
 def _leave(number, frame):
     """Ends a command that is still importing: nothing has begun."""
-    print(f"{signal.Signals(number).name}: stopped before it began", file=sys.stderr, flush=True)
+    print(f"{signal.Signals(number).name}: stopped", file=sys.stderr, flush=True)
     os._exit(130)
 
 

@@ -35,8 +35,9 @@ Written by `python -m experiments.report` from the runs in `experiments/results/
 paper (Lee et al., ICLR 2022) stand beside ours where we have them; a blank is a figure that we do
 not have. Presets `cpu` are scaled down (images of 16x16, half the channels and steps, a tenth of
 the inner optimisations): their figures stand apart from the paper's, and say of its claims only
-what the last column says. HyperDistill and DrMAD are the paper's, with A and B of plain gradient
-descent; those that differentiate Φ with its momentum are named so. On images and CIFAR-10
+what the last column says. A = ∂Φ/∂w and B = ∂Φ/∂λ of an inner step are what the methods multiply.
+HyperDistill and DrMAD are the paper's: A and B are those of a step of plain gradient descent. The
+rows that differentiate Φ with its momentum are named so. On images and CIFAR-10
 HyperDistill is the one *with momentum* (the paper's was not run there).
 """
 

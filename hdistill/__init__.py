@@ -19,7 +19,8 @@ Which method when (the figures are in RESULTS.md):
   `hd.online.robust_hyperdistill`, one product a step. To compare with the paper,
   `hd.online.hyperdistill` on a problem with a surrogate.
 - A handful of λ, however long T is: `hd.offline.forward_mode` or `hd.online.forward_mode`.
-- L_val depends on λ directly, and that is nearly all: `hd.online.first_order`, no product.
+- L_val depends on λ directly, and this direct gradient is nearly the whole:
+  `hd.online.first_order`, no product.
 - Training ends at a fixed point of Φ: `hd.offline.implicit`.
 - One or two scalars: no hypergradient at all, a grid of them under `jax.vmap`.
 """

@@ -39,6 +39,9 @@ def clear_cache() -> None:
     Un-jitted calls of `hd.offline`'s methods, `hd.fit_size`, `hd.unroll` and `hd.compare` compile
     once for each problem, batch function, set of options and shapes; the 32 programs used last are
     kept.
+
+    Examples:
+      >>> hd.clear_cache()
     """
     _program.cache_clear()
 

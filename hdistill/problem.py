@@ -1,7 +1,6 @@
 """The bilevel problem: an inner update Φ and an outer loss, both pure functions."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +26,28 @@ from hdistill.tree import dtype_of, is_real
 PyTree = Any
 
 
+class Update(Protocol):
+    """Φ, and a map that stands for it."""
+
+    def __call__(self, weights: PyTree, hparams: PyTree, batch: PyTree, /) -> PyTree: ...
+
+
+class Loss(Protocol):
+    """A loss, real and scalar."""
+
+    def __call__(self, weights: PyTree, hparams: PyTree, batch: PyTree, /) -> jax.Array: ...
+
+
 class Problem(NamedTuple):
     """A bilevel problem w_t = Φ(w_{t-1}, λ; D_t), with outer loss L_val(w, λ).
+
+    Examples:
+      >>> plain = hd.Problem(
+      ...     update=lambda w, rate, batch: w - rate * (w - batch),
+      ...     outer_loss=lambda w, rate, batch: jnp.sum((w - batch) ** 2),
+      ... )
+      >>> print(plain.update(jnp.zeros(2), 0.5, jnp.ones(2)))
+      [0.5 0.5]
 
     Attributes:
       update: Φ, `(weights, hparams, batch) -> weights`. Weights keep their structure, shapes and
@@ -43,26 +62,30 @@ class Problem(NamedTuple):
     Weights, hparams and batches are arbitrary pytrees; hparams (λ) are all floating point.
     """
 
-    update: Callable[[PyTree, PyTree, PyTree], PyTree]
-    outer_loss: Callable[[PyTree, PyTree, PyTree], jax.Array]
-    surrogate: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None
+    update: Update
+    outer_loss: Loss
+    surrogate: Update | None = None
 
     @property
-    def differentiated(self) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
+    def differentiated(self) -> Update:
         """The map whose Jacobians are taken: the surrogate, or Φ."""
         return self.update if self.surrogate is None else self.surrogate
 
 
 class InnerState(NamedTuple):
-    """Weights of a problem built by `from_losses`: what the inner optimizer maps to itself."""
+    """Weights of a problem built by `from_losses`: what the inner optimizer maps to itself.
+
+    Examples:
+      >>> weights = hd.InnerState(params, optimizer.init(params))
+    """
 
     params: PyTree
     opt_state: optax.OptState
 
 
 def from_losses(
-    inner_loss: Callable[[PyTree, PyTree, PyTree], jax.Array],
-    outer_loss: Callable[[PyTree, PyTree, PyTree], jax.Array],
+    inner_loss: Loss,
+    outer_loss: Loss,
     optimizer: optax.GradientTransformation,
     surrogate: optax.GradientTransformation | None = None,
 ) -> Problem:
@@ -71,6 +94,11 @@ def from_losses(
     The weights are `InnerState(params, opt_state)`, so that momentum is part of the state that Φ
     maps and every exact method differentiates through it. Start from
     `InnerState(params, optimizer.init(params))`.
+
+    Examples:
+      >>> problem = hd.from_losses(inner_loss, outer_loss, optax.sgd(0.1, momentum=0.9))
+      >>> print(problem.update(weights, hparams, batch).params)
+      [1.31 0.93 0.42]
 
     Args:
       inner_loss: L_train, `(params, hparams, batch) -> scalar`, twice differentiable.
@@ -172,6 +200,11 @@ def unroll(problem: Problem, hparams, weights, batches, horizon: int | None = No
 
     `jax.grad` through it is exact reverse mode with every intermediate value of Φ stored. A call
     outside `jax.jit` is compiled once; see `hd.clear_cache`.
+
+    Examples:
+      >>> end = hd.unroll(problem, hparams, weights, batches, horizon=20)
+      >>> print(end.params)
+      [ 1.92  0.59 -1.32]
 
     Args:
       problem: Φ and L_val.

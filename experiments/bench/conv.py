@@ -15,9 +15,10 @@ import time
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
 import hdistill as hd
+from experiments.common.command import run_command
+from hdistill.checks import check_count
 from hdistill.models import layers
 from hdistill.models.warpgrad import WarpGrad
 
@@ -39,6 +40,14 @@ class Config:
     size: int = 32
     steps: int = 5
     repeats: int = 5
+
+    def check(self) -> None:
+        """Raises ValueError for a number out of range."""
+        check_count("batch", self.batch)
+        check_count("channels", self.channels)
+        check_count("size", self.size)
+        check_count("steps", self.steps)
+        check_count("repeats", self.repeats)
 
 
 def lax_conv(x, kernel):
@@ -112,4 +121,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_command(Config, main, __doc__)

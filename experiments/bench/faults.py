@@ -27,12 +27,13 @@ import time
 import jax
 import numpy as np
 import optax
-import tyro
 from tqdm import tqdm
 
 import hdistill as hd
+from experiments.common.command import run_command
 from experiments.common.tables import markdown
 from hdistill import training
+from hdistill.checks import check_count
 from hdistill.data.sinusoid import sample_tasks
 from hdistill.models.anil_regression import AnilRegression
 
@@ -52,6 +53,11 @@ class Config:
     kills: int = 60
     damages: int = 100
     seed: int = 0
+
+    def check(self) -> None:
+        """Raises ValueError for a number out of range."""
+        check_count("kills", self.kills, 0)
+        check_count("damages", self.damages, 0)
 
 
 def target(folder: pathlib.Path, **how) -> np.ndarray:
@@ -135,8 +141,12 @@ class Faults:
             return {"fallback": True}
         elif "begins again" in message:
             return {"resume": False, "fallback": False}
-        elif "delete it" in message or "move it" in message:
+        elif "delete it" in message:
             pathlib.Path(message.split(" ")[0]).unlink()
+        elif "move it" in message:
+            path = pathlib.Path(message.split(" ")[0])
+            path.rename(self.root / f"moved-{len(list(self.root.iterdir()))}")
+            return {"resume": False} if path.name == "checkpoints" else {}
         return {}
 
     def kill(self, number: int, how: int) -> str:
@@ -243,4 +253,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--target"]:
         target(pathlib.Path(sys.argv[2]), resume=True)
     else:
-        main(tyro.cli(Config, description=__doc__))
+        run_command(Config, main, __doc__)

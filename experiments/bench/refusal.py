@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import hdistill as hd
+from experiments.common.command import run_command
 from experiments.common.tables import format_interval
+from hdistill.checks import check_count
 
 DIGITS = pathlib.Path(__file__).parent / "data" / "digits.npz"
 CHANCE = 0.2  # an accuracy below is no better than chance, 0.1, and its noise
@@ -43,6 +44,11 @@ class Config:
     rate: float = 0.05
     steps: int = 3000
     seeds: int = 8
+
+    def check(self) -> None:
+        """Raises ValueError for a number out of range."""
+        check_count("steps", self.steps)
+        check_count("seeds", self.seeds)
 
 
 def largest_size(gamma: float, stretch: int) -> float:
@@ -166,4 +172,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_command(Config, main, __doc__)

@@ -1,16 +1,27 @@
 """What the studies' command lines share."""
 
+import contextlib
 import dataclasses
+import io
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
 import tyro
 
 from hdistill.training import Stopped
 
 LARGEST_SEED = 2**32 - 1  # JAX takes seeds modulo 2³²
+
+
+class CommandLine(Protocol):
+    """A dataclass of options."""
+
+    def check(self) -> None:
+        """Raises ValueError for an option out of range."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +60,20 @@ def _interrupt(number, frame):
 HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _interrupt}
 
 
-def run_command(kind: type[Command], main: Callable, description: str | None) -> None:
+def parse(kind: type[CommandLine], description: str | None) -> CommandLine:
+    """The options given; those that the parser refuses are a ValueError of one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, description=description)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        box = complaint.getvalue().partition("\n")[2].partition("│ ──")[0]
+        raise ValueError(re.sub("[│╭╮╰╯─]", " ", box)) from None
+
+
+def run_command(kind: type[CommandLine], main: Callable, description: str | None) -> None:
     """Runs `main` of what the command line says.
 
     What is refused ends in one line and status 2, Ctrl-C and SIGTERM in one line and status 130.
@@ -57,12 +81,13 @@ def run_command(kind: type[Command], main: Callable, description: str | None) ->
     for number, handler in HANDLERS.items():
         signal.signal(number, handler)
     try:
-        config = tyro.cli(kind, description=description)
+        config = parse(kind, description)
         config.check()
         main(config)
     except KeyboardInterrupt as stop:
         reason = stop if isinstance(stop, Stopped) else f"{stop or 'SIGINT'}: stopped"
-        print(f"{reason}; the same command with --resume goes on from there", file=sys.stderr)
+        resumable = "; the same command with --resume goes on from there"
+        print(f"{reason}{resumable * issubclass(kind, Command)}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

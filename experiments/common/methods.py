@@ -35,7 +35,7 @@ class Method(NamedTuple):
     build: Callable
     varied: tuple[str, ...] = ()
 
-    def adapted(self, arguments: dict) -> "Method":
+    def adapted(self, arguments: Mapping) -> "Method":
         """The method with those of the arguments that it has."""
         return self._replace(
             arguments={k: arguments.get(k, value) for k, value in self.arguments.items()}
@@ -174,36 +174,47 @@ METHODS = {
 }
 
 
+TITLES = {"gamma": " (γ={gamma})", "hyper_rate": ", rate {hyper_rate:g}"}
+
+
 def chosen(
-    name: str, among: Iterable[str], arguments: dict, varied: Mapping[str, Iterable], rates
+    name: str,
+    among: Iterable[str],
+    arguments: Callable[[str], dict],
+    gammas: Iterable[float],
+    given: Mapping[str, tuple],
 ) -> list[Method]:
     """The methods that a command line asks for.
 
     Args:
       name: one method's, or "all".
       among: what "all" means.
-      arguments: of the preset, for the methods that have them.
-      varied: the values of each varied argument; each value gives a method.
-      rates: a function of a method's name, its learning rate of λ; or several, each a method.
+      arguments: a method's name -> those of its arguments that the preset decides.
+      gammas: γ of HyperDistill where none is given, each a method.
+      given: values of an argument on the command line, each a method; γ of the methods that vary
+        it, or of the one that is named.
 
     Raises:
-      ValueError: a name that is not a method's, a γ outside [0, 1], a rate that is not positive.
+      ValueError: a name that is not a method's, a γ outside [0, 1] or for a method without one, a
+        rate that is not positive.
     """
-    for gamma in varied.get("gamma", ()):
+    given = {key: values for key, values in given.items() if values}
+    for gamma in given.get("gamma", ()):
         check_gamma(gamma)
+    for rate in given.get("hyper_rate", ()):
+        check_positive("hyper_rate", rate)
     if name != "all" and name not in METHODS:
         raise ValueError(f"method={name!r}: expected 'all' or one of {', '.join(METHODS)}")
+    if name != "all" and "gamma" in given and "gamma" not in METHODS[name].arguments:
+        raise ValueError(f"gamma={given['gamma'][0]}: expected none, method={name!r} has no γ")
     methods = []
     for method in (METHODS[n] for n in ([name] if name != "all" else among)):
-        method = method.adapted({k: v for k, v in arguments.items() if k not in method.varied})
-        if callable(rates):
-            method = method.adapted({"hyper_rate": rates(method.name)})
-            values = varied
-        else:
-            title = method.title + ", rate {hyper_rate:g}"
-            method = method._replace(title=title, varied=(*method.varied, "hyper_rate"))
-            values = {**varied, "hyper_rate": [check_positive("hyper_rate", x) for x in rates]}
-        versions = [method]
+        method = method.adapted(arguments(method.name))
+        for key in given:
+            if key not in method.varied and (key != "gamma" or name != "all"):
+                shown = TITLES[key] if f"{{{key}" not in method.title else ""
+                method = method._replace(title=method.title + shown, varied=(*method.varied, key))
+        versions, values = [method], {"gamma": gammas} | given
         for key in method.varied:
             versions = [m.adapted({key: x}) for m in versions for x in values[key]]
         methods += versions

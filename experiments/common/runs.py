@@ -10,7 +10,9 @@ from hdistill.training import Run, read_run
 
 
 def read_runs(out: pathlib.Path) -> list[Run]:
-    """The runs under OUT that ended, in the tables' order, without those of a study inside it.
+    """The runs under OUT that ended, in the order of the tables.
+
+    Not those of a study whose OUT lies in this one.
 
     A damaged one is left out, with a line on stderr.
     """

@@ -5,7 +5,7 @@
     table.md, NAME.svg
 
 A study's `report` module gives `series(runs)`, `table(frame)` and `plots(frame, series)`, and
-`to_frame(runs)` where a row is not just a run.
+`to_frame(runs)` where a run makes several rows.
 """
 
 import json

@@ -31,7 +31,7 @@ class Setting(NamedTuple):
       start: key -> (λ, w_0).
       tasks: key -> the tasks of an inner optimisation.
       draw: key -> (batches [T, ...], outer batch) of one task, to compare methods on.
-      rate: a method's name -> λ's learning rate under it.
+      arguments: a method's name -> those of its arguments that the preset decides.
       learner: method -> `hd.Learner`.
       evaluate: (λ, φ, key, "validation" or "test") -> the metric of each task after adapting.
       validate_every: inner optimisations between two meta-validations.
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
     start: Callable
     tasks: Callable
     draw: Callable
-    rate: Callable[[str], float]
+    arguments: Callable[[str], dict]
     learner: Callable[[Method], hd.Learner]
     evaluate: Callable
     validate_every: int = 1
@@ -56,8 +56,9 @@ class Setting(NamedTuple):
 
 def shared(preset) -> dict:
     """What a preset decides of every run: not which runs there are, nor what is a method's own."""
-    own = ("hyper_rate", "hyper_rates", "methods", "gammas", "seeds")
-    return {k: v for k, v in dataclasses.asdict(preset).items() if k not in own}
+    own = ("hyper_rate", "hyper_rates", "fit_period", "size", "neumann")
+    which = ("methods", "gammas", "seeds")
+    return {k: v for k, v in dataclasses.asdict(preset).items() if k not in own + which}
 
 
 def run_method(setting: Setting, method: Method, seeds, out: pathlib.Path, how: dict) -> None:

@@ -56,7 +56,7 @@ def count_runs(number: int) -> str:
 
 
 def argument(frame: pd.DataFrame, name: str) -> pd.Series:
-    """An argument of each run's method; the column of that name where the protocol has it."""
+    """An argument of each run's method, or the column of that name where there is one."""
     given = frame["arguments"].map(lambda text: json.loads(text).get(name))
     return given.where(given.notna(), frame[name]) if name in frame else given
 

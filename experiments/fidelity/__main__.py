@@ -57,9 +57,8 @@ class Study:
     def __init__(self, setting: Setting, preset: Preset):
         self.setting, self.preset = setting, preset
         self.contenders = contenders(setting, preset)
-        self.learner = setting.learner(
-            adapted("hyperdistill", setting).adapted({"gamma": preset.gamma})
-        )
+        self.trained_by = adapted("hyperdistill", setting).adapted({"gamma": preset.gamma})
+        self.learner = setting.learner(self.trained_by)
         self.fit_size = jax.jit(
             functools.partial(hd.fit_size, setting.momentum_free, gamma=preset.gamma)
         )
@@ -130,6 +129,7 @@ def main(config: Config) -> None:
         study = Study(setting, preset)
         protocol = setting.protocol | dataclasses.asdict(preset)
         protocol |= {"study": "fidelity", "problem": problem, "title": f"Fidelity, {problem}"}
+        protocol["arguments"] = study.trained_by.arguments
         check_protocol(protocol, (config.out / problem).glob("seed-*/config.json"))
         for seed in config.seed or preset.seeds:
             path = config.out / problem / f"seed-{seed}"

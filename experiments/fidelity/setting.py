@@ -27,11 +27,8 @@ def make_setting(name: ProblemName, preset: PresetName, data_dir: pathlib.Path) 
 
 
 def adapted(name: str, setting: Setting) -> Method:
-    """A method with the arguments of the setting's protocol."""
-    protocol = setting.protocol
-    arguments = dict(zip(("terms", "last"), protocol["neumann"]))
-    arguments |= {"fit_period": protocol["fit_period"], "hyper_rate": setting.rate(name)}
-    return METHODS[name].adapted(arguments)
+    """A method with the arguments of the setting's preset."""
+    return METHODS[name].adapted(setting.arguments(name))
 
 
 def decayed(problem: hd.Problem, gamma: float) -> hd.Problem:

@@ -56,10 +56,8 @@ class Config(Command):
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     preset = protocol(config.preset, config.model)
-    arguments = {"every": preset.every, "fit_period": preset.fit_period, "size": preset.size}
-    arguments |= dict(zip(("terms", "last"), preset.neumann))
-    varied = {"gamma": config.gamma or preset.gammas}
-    methods = chosen(config.method, ALL, arguments, varied, config.hyper_rate or preset.rate)
+    given = {"gamma": config.gamma, "hyper_rate": config.hyper_rate}
+    methods = chosen(config.method, ALL, preset.arguments, preset.gammas, given)
     setting = make_setting(
         config.model,
         config.dataset,

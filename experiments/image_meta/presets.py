@@ -60,16 +60,18 @@ class Preset:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     gammas: tuple[float, ...] = (0.9, 0.99, 0.999, 0.9999)
 
-    def rate(self, method: str) -> float:
-        """λ's learning rate under a method."""
-        return self.hyper_rates.get(method, self.hyper_rate)
+    def arguments(self, method: str) -> dict:
+        """The arguments of a method, as far as it has them, that this decides."""
+        rate = self.hyper_rates.get(method, self.hyper_rate)
+        fitted = {"every": self.every, "fit_period": self.fit_period, "size": self.size}
+        return fitted | dict(zip(("terms", "last"), self.neumann)) | {"hyper_rate": rate}
 
 
 PAPER = Preset()
 """Table 2, Section 5 of Lee et al. 2022 (Table 6 with `--init fomaml`), number for number.
 
 `python -m experiments.image_meta --preset paper --model warpgrad --data-dir data`. Wants a GPU:
-five runs of nine methods, HyperDistill at four γ. The paper has 60.91 ± 0.27% for HyperDistill and
+five runs of each method, HyperDistill at four γ. The paper has 60.91 ± 0.27% for HyperDistill and
 58.18 ± 0.52% for 1-step with WarpGrad on CIFAR-100. We have not run it.
 """
 

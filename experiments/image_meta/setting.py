@@ -140,7 +140,7 @@ def make_setting(
         start,
         tasks,
         lambda key: draw(key, pools["train"]),
-        preset.rate,
+        preset.arguments,
         learner,
         evaluate,
         preset.validate_every,

@@ -45,11 +45,8 @@ def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     preset = PRESETS[config.preset]
     setting = make_setting(config.preset, outer_points=config.outer_points)
-    arguments = dict(zip(("terms", "last"), preset.neumann)) | {"fit_period": preset.fit_period}
-    varied = {"gamma": config.gamma or preset.gammas}
-    methods = chosen(
-        config.method, preset.methods, arguments, varied, config.hyper_rate or preset.rate
-    )
+    given = {"gamma": config.gamma, "hyper_rate": config.hyper_rate}
+    methods = chosen(config.method, preset.methods, preset.arguments, preset.gammas, given)
     open_out(config.out, "sinusoid")
     for method in methods:
         run_method(setting, method, config.seed or preset.seeds, config.out, config.how)

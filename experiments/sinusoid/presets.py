@@ -47,9 +47,11 @@ class Preset:
     methods: tuple[str, ...] = tuple(name for name in METHODS if name != "unlearnt")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
-    def rate(self, method: str) -> float:
-        """λ's learning rate under a method."""
-        return self.hyper_rates.get(method, self.hyper_rate)
+    def arguments(self, method: str) -> dict:
+        """The arguments of a method, as far as it has them, that this decides."""
+        rate = self.hyper_rates.get(method, self.hyper_rate)
+        fitted = {"fit_period": self.fit_period}
+        return fitted | dict(zip(("terms", "last"), self.neumann)) | {"hyper_rate": rate}
 
 
 # The λ rate of each method with the best mean meta-validation error on seeds 100 to 104, of 1e-4,

@@ -84,7 +84,7 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
         start,
         lambda key: sample(key, preset.meta_batch, *points),
         draw,
-        preset.rate,
+        preset.arguments,
         learner,
         evaluate,
         leave=leave,

@@ -116,7 +116,8 @@ def run_stage(setting: Setting, stream, label, key, hparams, weights, task, fold
 def methods(config: Config) -> list[Method]:
     """What the command line asks for; in a stream, N.IFT's K is the steps between its moves."""
     preset = PRESETS[config.preset]
-    arguments = dict(zip(("terms", "last"), preset.neumann)) | {"size": preset.size}
+    arguments: dict = dict(zip(("terms", "last"), preset.neumann))
+    arguments |= {"size": preset.size, "hyper_rate": preset.learning_rate}
     titles = {
         "nift": "N.IFT ({terms} terms, every {last} steps)",
         "hyperdistill": "HyperDistill (γ={gamma}, size {size})",
@@ -126,9 +127,9 @@ def methods(config: Config) -> list[Method]:
         for method in chosen(
             config.method,
             ALL,
-            arguments,
-            {"gamma": config.gamma or (preset.gamma,)},
-            lambda name: preset.learning_rate,
+            lambda name: arguments,
+            (preset.gamma,),
+            {"gamma": config.gamma},
         )
     ]
 

@@ -50,8 +50,8 @@ run it.
 CPU = Preset(image_size=16, channels=16, batch=32, pad=2, validate_every=20, seeds=(0, 1, 2))
 """All real images and steps, a quarter of the pixels, half the channels, a third of the batch.
 
-`python -m experiments.standard --data-dir data`. Minutes a run on 2 cores. Expect 49% for every
-method, λ not learnt included (RESULTS.md, standard/cpu).
+`python -m experiments.standard --data-dir data`. One to three minutes a run on 2 cores. Expect
+49% for every method, λ not learnt included (RESULTS.md, standard/cpu).
 """
 
 SMOKE = Preset(

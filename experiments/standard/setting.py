@@ -54,8 +54,10 @@ class Setting(NamedTuple):
         still = self.stream(hd.online.first_order(self.problem), rest, 1)
         if method.name == "unlearnt":
             return still, still
-        every = method.arguments.get("last", 1)
-        return self.stream(method.estimator(self), moving, every), still
+        estimator = method.estimator(self)
+        if not isinstance(estimator, hd.Estimator):
+            raise ValueError(f"method={method.name!r}: expected an online one, a stream has no end")
+        return self.stream(estimator, moving, method.arguments.get("last", 1)), still
 
 
 def make_setting(preset_name: str, data_dir: pathlib.Path) -> Setting:

@@ -11,6 +11,11 @@ from hdistill.data.pool import Examples
 def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
     """Images of a whole fraction of their height and width, each pixel the mean of a square.
 
+    Examples:
+      >>> from hdistill.data.augment import shrink
+      >>> shrink(np.zeros((10, 32, 32, 3), np.uint8), 16).shape
+      (10, 16, 16, 3)
+
     Args:
       pixels: uint8 [..., H, H, 3].
       size: the new height, a divisor of H.
@@ -35,6 +40,11 @@ def normalize(images):
 def crop_and_flip(key, images, pad: int = 4):
     """Each image shifted by up to `pad` pixels, black beyond the edge, mirrored half the time.
 
+    Examples:
+      >>> from hdistill.data.augment import crop_and_flip
+      >>> crop_and_flip(jax.random.key(0), jnp.zeros((2, 32, 32, 3)), pad=4).shape
+      (2, 32, 32, 3)
+
     Args:
       key: PRNG key.
       images: uint8 [B, H, W, 3].
@@ -58,6 +68,14 @@ def crop_and_flip(key, images, pad: int = 4):
 
 def draw_batch(key, examples: Examples, size: int, pad: int | None = 4):
     """A batch for a loss: `size` examples drawn with replacement, augmented, normalised.
+
+    Examples:
+      >>> from hdistill.data.augment import draw_batch
+      >>> from hdistill.data.pool import Examples
+      >>> examples = Examples(jnp.zeros((50, 32, 32, 3), jnp.uint8), jnp.zeros(50, jnp.int32))
+      >>> images, labels = draw_batch(jax.random.key(0), examples, size=8)
+      >>> images.shape, labels.shape
+      ((8, 32, 32, 3), (8,))
 
     Args:
       key: PRNG key.

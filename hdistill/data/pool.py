@@ -105,6 +105,13 @@ def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask
     MetaWeightNet each training label is replaced, with probability 0.4, by one drawn uniformly
     from all the classes (so that it stays what it was one time in `ways`).
 
+    Examples:
+      >>> from hdistill.data.pool import sample_task
+      >>> images = jnp.zeros((20, 100, 32, 32, 3), jnp.uint8)  # 20 classes of 100 images
+      >>> task = sample_task(jax.random.key(0), images, ways=10)
+      >>> task.inner.images.shape, task.outer.labels.shape
+      ((500, 32, 32, 3), (500,))
+
     Args:
       key: PRNG key.
       images: uint8 [classes, per class, H, W, 3], from `Pool.by_class`.

@@ -32,7 +32,13 @@ class Sinusoid(NamedTuple):
 
 
 def sample_curves(key, tasks: int) -> Sinusoid:
-    """Amplitudes ~ U(0.1, 5) and phases ~ U(0, π), floating [tasks]."""
+    """Amplitudes ~ U(0.1, 5) and phases ~ U(0, π), floating [tasks].
+
+    Examples:
+      >>> from hdistill.data.sinusoid import sample_curves
+      >>> sample_curves(jax.random.key(0), 3).at(jnp.zeros((3, 5))).y.shape
+      (3, 3, 5)
+    """
     amplitude_key, phase_key = jax.random.split(key)
     return Sinusoid(
         jax.random.uniform(amplitude_key, (tasks,), minval=AMPLITUDE[0], maxval=AMPLITUDE[1]),
@@ -44,6 +50,12 @@ def sample_tasks(
     key, tasks: int, shots: int = 10, outer_shots: int | None = None
 ) -> tuple[Points, Points]:
     """Draws sinusoids, and for each the points to train on and, apart, those to test on.
+
+    Examples:
+      >>> from hdistill.data.sinusoid import sample_tasks
+      >>> inner, outer = sample_tasks(jax.random.key(0), 4)
+      >>> inner.x.shape, outer.x.shape
+      ((4, 10, 1), (4, 10, 1))
 
     Args:
       key: PRNG key.

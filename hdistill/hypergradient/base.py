@@ -1,8 +1,7 @@
 """The types that every estimator shares; what an offline method and an estimator are made with."""
 
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +34,11 @@ ALL = sys.maxsize  # inner steps
 class Hypergradient(NamedTuple):
     """dL_val/dλ in its two terms, each of the structure of λ.
 
+    Examples:
+      >>> g = hd.offline.reverse_mode(problem, hparams, weights, batches, outer_batch, horizon=20)
+      >>> bool(jnp.allclose(g.total, g.first_order + g.second_order))
+      True
+
     Attributes:
       first_order: g^FO, the direct gradient ∂L_val/∂λ.
       second_order: g^SO, the response through the weights, α dw/dλ.
@@ -52,6 +56,10 @@ class Hypergradient(NamedTuple):
 class Transition(NamedTuple):
     """One inner step as an online estimator sees it: `current` = Φ(`previous`, λ; `batch`).
 
+    Examples:
+      >>> after = problem.update(weights, hparams, batch)
+      >>> transition = hd.Transition(weights, after, hparams, batch, outer_batch)
+
     Attributes:
       previous: w_{t-1}.
       current: w_t.
@@ -67,8 +75,39 @@ class Transition(NamedTuple):
     outer_batch: PyTree
 
 
+class EstimatorInit(Protocol):
+    """The state of an estimator before the first inner step."""
+
+    def __call__(self, weights: PyTree, hparams: PyTree, batch: PyTree, /) -> Any: ...
+
+
+class EstimatorStep(Protocol):
+    """A hypergradient after an inner step at which λ moves, and the state after it."""
+
+    def __call__(
+        self, state: Any, transition: Transition, key: jax.Array, /
+    ) -> tuple[Hypergradient, Any]: ...
+
+
+class EstimatorObserve(Protocol):
+    """The state after an inner step at which λ rests."""
+
+    def __call__(self, state: Any, transition: Transition, key: jax.Array, /) -> Any: ...
+
+
 class Estimator(NamedTuple):
     """An online hypergradient estimator: pure functions over a state that restarts with each task.
+
+    Examples:
+      >>> estimator = hd.online.one_step(problem)
+      >>> state, w = estimator.init(weights, hparams, batch), weights
+      >>> for key in jax.random.split(jax.random.key(0), 3):
+      ...     after = problem.update(w, hparams, batch)
+      ...     step = hd.Transition(w, after, hparams, batch, outer_batch)
+      ...     g, state = jax.jit(estimator.step)(state, step, key)
+      ...     w = after
+      >>> print(state.products)
+      3
 
     Attributes:
       init: `(weights, hparams, batch) -> state`, before the first inner step. `batch` gives shapes.
@@ -82,14 +121,21 @@ class Estimator(NamedTuple):
     at most 2³¹ - 1). The learner and the stream set it to 0 at each of their steps.
     """
 
-    init: Callable[..., Any]
-    step: Callable[..., tuple[Hypergradient, Any]]
-    observe: Callable[..., Any]
+    init: EstimatorInit
+    step: EstimatorStep
+    observe: EstimatorObserve
     fit: Fit | None = None
 
 
 class OfflineInfo(NamedTuple):
     """What an offline method knows besides the hypergradient.
+
+    Examples:
+      >>> g, info = hd.offline.drmad(
+      ...     problem, hparams, weights, batches, outer_batch, horizon=20, return_info=True
+      ... )
+      >>> print(f"{info.outer_loss:.2f}", info.products, info.finite)
+      1.85 39 True
 
     Attributes:
       weights: w_T.

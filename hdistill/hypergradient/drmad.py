@@ -1,5 +1,7 @@
 """DrMAD: reverse mode along a line between the first and the last weights, straight or bent."""
 
+from typing import Literal, overload
+
 import jax
 
 from hdistill.checks import check_count
@@ -7,6 +9,37 @@ from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.base import ALL, Arguments, Hypergradient, OfflineInfo, run_offline
 from hdistill.hypergradient.line import walk
 from hdistill.hypergradient.outer_losses import outer_losses
+from hdistill.problem import Problem, PyTree
+
+
+@overload
+def drmad(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    anchors: int = ...,
+    every: int | None = ...,
+    horizon: int | None = ...,
+    return_info: Literal[False] = ...,
+) -> Hypergradient: ...
+
+
+@overload
+def drmad(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    anchors: int = ...,
+    every: int | None = ...,
+    horizon: int | None = ...,
+    return_info: Literal[True],
+) -> tuple[Hypergradient, OfflineInfo]: ...
 
 
 def drmad(
@@ -42,6 +75,16 @@ def drmad(
     References:
       Fu et al., "DrMAD: Distilling Reverse-Mode Automatic Differentiation for Optimizing
       Hyperparameters of Deep Neural Networks", IJCAI 2016; Eq. 16 of Lee et al. 2022.
+
+    Examples:
+      >>> g = hd.offline.drmad(problem, hparams, weights, batches, outer_batch, horizon=20)
+      >>> print(g.total)
+      [-0.76 -0.07  0.5 ]
+      >>> # A line bent at four weights is nearer to the trajectory:
+      >>> bent = functools.partial(hd.offline.drmad, anchors=4)
+      >>> g = bent(problem, hparams, weights, batches, outer_batch, horizon=20)
+      >>> print(g.total)
+      [-0.27  0.07  0.65]
 
     Args:
       problem: Φ and L_val.

@@ -1,5 +1,7 @@
 """First-order: the direct gradient, with no response of the weights to λ."""
 
+from typing import Literal, overload
+
 import optax
 
 from hdistill.hypergradient.base import (
@@ -9,6 +11,7 @@ from hdistill.hypergradient.base import (
     OfflineInfo,
 )
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
+from hdistill.problem import Problem, PyTree
 
 _METHOD = LastStep(
     name="first_order",
@@ -17,10 +20,41 @@ _METHOD = LastStep(
 )
 
 
+@overload
+def first_order(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    horizon: int | None = ...,
+    return_info: Literal[False] = ...,
+) -> Hypergradient: ...
+
+
+@overload
+def first_order(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    horizon: int | None = ...,
+    return_info: Literal[True],
+) -> tuple[Hypergradient, OfflineInfo]: ...
+
+
 def first_order(
     problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False
 ) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:
     """g = g^FO = ∂L_val(w_T, λ)/∂λ: the weights are taken not to depend on λ.
+
+    Examples:
+      >>> g = hd.offline.first_order(direct, hparams, weights, batches, outer_batch, horizon=20)
+      >>> print(g.total)
+      [0.14 0.14 0.14]
 
     Args:
       problem: Φ and L_val.
@@ -46,6 +80,13 @@ def first_order(
 
 def online_first_order(problem) -> Estimator:
     """g_t = g_t^FO after every inner step, no product; see `hdistill.offline.first_order`.
+
+    Examples:
+      >>> estimator = hd.online.first_order(direct)
+      >>> state = estimator.init(weights, hparams, batch)
+      >>> g, state = estimator.step(state, transition, jax.random.key(0))
+      >>> print(g.total)
+      [0.14 0.14 0.14]
 
     Args:
       problem: Φ and L_val.

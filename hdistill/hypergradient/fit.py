@@ -11,7 +11,12 @@ from hdistill.tree import select
 
 
 class FitStatus(enum.IntEnum):
-    """What became of the fit of θ before an inner optimisation."""
+    """What became of the fit of θ before an inner optimisation.
+
+    Examples:
+      >>> hd.FitStatus(2).name
+      'USED'
+    """
 
     NONE = 0  # the estimator fits nothing
     NOT_DUE = 1  # an earlier θ stays in force

@@ -1,6 +1,6 @@
 """Forward mode (FMD): the Jacobian dw/dλ carried along the inner optimisation."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from hdistill.hypergradient.base import (
     run_offline,
     spend,
 )
+from hdistill.problem import Problem, PyTree
 from hdistill.products import differentiable, outer_pullback
 from hdistill.tree import dtype_of, split, vary_like
 
@@ -30,6 +31,32 @@ class ForwardModeState(NamedTuple):
     jacobian: list  # Z = dw/dλ: each floating-point leaf of the weights, [number of λ, *leaf]
 
 
+@overload
+def forward_mode(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    horizon: int | None = ...,
+    return_info: Literal[False] = ...,
+) -> Hypergradient: ...
+
+
+@overload
+def forward_mode(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    horizon: int | None = ...,
+    return_info: Literal[True],
+) -> tuple[Hypergradient, OfflineInfo]: ...
+
+
 def forward_mode(
     problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False
 ) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:
@@ -40,6 +67,11 @@ def forward_mode(
     References:
       Franceschi et al., "Forward and Reverse Gradient-Based Hyperparameter Optimization",
       ICML 2017.
+
+    Examples:
+      >>> g = hd.offline.forward_mode(problem, hparams, weights, batches, outer_batch, horizon=20)
+      >>> print(g.total)
+      [-0.21  0.08  0.66]
 
     Args:
       problem: Φ and L_val.
@@ -81,6 +113,13 @@ def online_forward_mode(problem) -> Estimator:
 
     While λ moves, each step's A and B are taken at the λ of that step (as in real-time recurrent
     learning). See `hdistill.offline.forward_mode`.
+
+    Examples:
+      >>> estimator = hd.online.forward_mode(problem)
+      >>> state = estimator.init(weights, hparams, batch)
+      >>> g, state = estimator.step(state, transition, jax.random.key(0))
+      >>> print(g.total)
+      [-0.03 -0.05 -0.05]
 
     Args:
       problem: Φ and L_val.

@@ -36,6 +36,13 @@ def online_greedy(problem, *, gamma: float = 0.9) -> Estimator:
       Luketina et al., "Scalable Gradient-Based Tuning of Continuous Regularization
       Hyperparameters", ICML 2016, for the one-step term.
 
+    Examples:
+      >>> estimator = hd.online.greedy(problem, gamma=0.9)
+      >>> state = estimator.init(weights, hparams, batch)
+      >>> g, state = estimator.step(state, transition, jax.random.key(0))
+      >>> print(g.total, state.products)
+      [-0.03 -0.05 -0.05] 1
+
     Args:
       problem: Φ and L_val.
       gamma: γ in [0, 1].

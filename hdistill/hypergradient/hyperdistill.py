@@ -60,6 +60,15 @@ def online_hyperdistill(
     fifth to a half of the fits are so, and where all are taken some streams end at chance
     (RESULTS.md, bench/refusal).
 
+    Examples:
+      >>> # As the paper has it, without momentum in the products:
+      >>> paper = hd.from_losses(inner_loss, outer_loss, optimizer, surrogate=optax.sgd(0.1))
+      >>> estimator = hd.online.hyperdistill(paper, gamma=0.9)
+      >>> state = estimator.init(weights, hparams, batch)
+      >>> g, state = estimator.step(state, transition, jax.random.key(0))
+      >>> print(g.total, state.products)
+      [-0.06 -0.09 -0.1 ] 1
+
     Args:
       problem: Φ and L_val.
       gamma: γ in [0, 1], the decay of past steps.

@@ -1,6 +1,7 @@
 """Implicit differentiation of the fixed point of Φ, by several ways of inverting I - A."""
 
 import functools
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,39 @@ from hdistill.hypergradient.base import (
     OfflineInfo,
 )
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
+from hdistill.problem import Problem, PyTree
 from hdistill.products import differentiable, hparams_pullback
 from hdistill.tree import vary_like
+
+
+@overload
+def implicit(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    solver: str = ...,
+    terms: int = ...,
+    horizon: int | None = ...,
+    return_info: Literal[False] = ...,
+) -> Hypergradient: ...
+
+
+@overload
+def implicit(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    solver: str = ...,
+    terms: int = ...,
+    horizon: int | None = ...,
+    return_info: Literal[True],
+) -> tuple[Hypergradient, OfflineInfo]: ...
 
 
 def implicit(
@@ -58,6 +90,13 @@ def implicit(
       Lorraine et al., "Optimizing Millions of Hyperparameters by Implicit Differentiation",
       AISTATS 2020; Pedregosa, "Hyperparameter Optimization with Approximate Gradient", ICML 2016.
 
+    Examples:
+      >>> plain = hd.from_losses(inner_loss, outer_loss, optax.sgd(0.1))
+      >>> w = hd.InnerState(params, optax.sgd(0.1).init(params))
+      >>> g = hd.offline.implicit(plain, hparams, w, batches, outer_batch, solver="cg", horizon=100)
+      >>> print(g.total)
+      [-0.16 -0.    0.05]
+
     Args:
       problem: Φ and L_val.
       hparams: λ, a floating-point pytree.
@@ -88,6 +127,13 @@ def online_implicit(problem, *, solver: str = "neumann", terms: int = 5) -> Esti
 
     See `hdistill.offline.implicit`. The paper's N.IFT(N, K) is solver="neumann", terms=N, with λ
     moving in the last K inner steps (`learner(..., last=K)`).
+
+    Examples:
+      >>> estimator = hd.online.implicit(problem, terms=10)
+      >>> state = estimator.init(weights, hparams, batch)
+      >>> g, state = estimator.step(state, transition, jax.random.key(0))
+      >>> print(g.total, state.products)
+      [-0.62 -0.91 -1.  ] 11
 
     Args:
       problem: Φ and L_val.

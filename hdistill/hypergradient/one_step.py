@@ -1,5 +1,7 @@
 """One step: the response of the weights through the last inner step alone."""
 
+from typing import Literal, overload
+
 from hdistill.hypergradient.base import (
     Arguments,
     Estimator,
@@ -7,11 +9,38 @@ from hdistill.hypergradient.base import (
     OfflineInfo,
 )
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
+from hdistill.problem import Problem, PyTree
 from hdistill.products import hparams_pullback
 
 _METHOD = LastStep(
     name="one_step", depth=1, second_order=lambda *arguments: (hparams_pullback(*arguments), 1)
 )
+
+
+@overload
+def one_step(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    horizon: int | None = ...,
+    return_info: Literal[False] = ...,
+) -> Hypergradient: ...
+
+
+@overload
+def one_step(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    horizon: int | None = ...,
+    return_info: Literal[True],
+) -> tuple[Hypergradient, OfflineInfo]: ...
 
 
 def one_step(
@@ -22,6 +51,11 @@ def one_step(
     References:
       Luketina et al., "Scalable Gradient-Based Tuning of Continuous Regularization
       Hyperparameters", ICML 2016.
+
+    Examples:
+      >>> g = hd.offline.one_step(problem, hparams, weights, batches, outer_batch, horizon=20)
+      >>> print(g.total)
+      [-0.08 -0.01  0.01]
 
     Args:
       problem: Φ and L_val.
@@ -47,6 +81,13 @@ def one_step(
 
 def online_one_step(problem) -> Estimator:
     """g_t = g_t^FO + α_t B_t after every inner step, one product; see `hdistill.offline.one_step`.
+
+    Examples:
+      >>> estimator = hd.online.one_step(problem)
+      >>> state = estimator.init(weights, hparams, batch)
+      >>> g, state = estimator.step(state, transition, jax.random.key(0))
+      >>> print(g.total, state.products)
+      [-0.03 -0.05 -0.05] 1
 
     Args:
       problem: Φ and L_val.

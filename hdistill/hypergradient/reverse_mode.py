@@ -1,7 +1,7 @@
 """Reverse mode (RMD): exact, by the stored trajectory; plain, checkpointed or truncated."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,41 @@ from hdistill.hypergradient.base import (
     spend,
 )
 from hdistill.hypergradient.outer_losses import outer_losses
-from hdistill.problem import run
+from hdistill.problem import Problem, PyTree, run
 from hdistill.products import inner_pullback, outer_pullback
 from hdistill.tree import nbytes
+
+
+@overload
+def reverse_mode(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    checkpoint: bool = ...,
+    window: int | None = ...,
+    every: int | None = ...,
+    horizon: int | None = ...,
+    return_info: Literal[False] = ...,
+) -> Hypergradient: ...
+
+
+@overload
+def reverse_mode(
+    problem: Problem,
+    hparams: PyTree,
+    weights: PyTree,
+    batches: PyTree,
+    outer_batch: PyTree,
+    *,
+    checkpoint: bool = ...,
+    window: int | None = ...,
+    every: int | None = ...,
+    horizon: int | None = ...,
+    return_info: Literal[True],
+) -> tuple[Hypergradient, OfflineInfo]: ...
 
 
 def reverse_mode(
@@ -56,6 +88,18 @@ def reverse_mode(
     References:
       Maclaurin et al., "Gradient-based Hyperparameter Optimization through Reversible Learning",
       ICML 2015; Shaban et al., "Truncated Back-propagation for Bilevel Optimization", AISTATS 2019.
+
+    Examples:
+      >>> g = hd.offline.reverse_mode(problem, hparams, weights, batches, outer_batch, horizon=20)
+      >>> print(g.total)
+      [-0.21  0.08  0.66]
+      >>> # The sum of the losses after steps 5, 10, 15 and 20, all in one pass back:
+      >>> losses = lambda t: outer_batch
+      >>> g, info = hd.offline.reverse_mode(
+      ...     problem, hparams, weights, batches, losses, horizon=20, every=5, return_info=True
+      ... )
+      >>> print(g.total, info.outer_loss, info.products)
+      [-0.05  0.11 -0.93] [2.26 1.75 0.47 1.85] 39
 
     Args:
       problem: Φ and L_val.
@@ -212,6 +256,13 @@ def online_reverse_mode(problem, *, window: int) -> Estimator:
     and g_t^FO are taken at w_t(λ). The derivative along the trajectory as it was run is
     `online.forward_mode`'s. (A and B at the present λ along the trajectory as it was run would be
     the derivative of neither; in the sinusoid study that diverges.)
+
+    Examples:
+      >>> estimator = hd.online.reverse_mode(problem, window=10)
+      >>> state = estimator.init(weights, hparams, batch)
+      >>> g, state = estimator.step(state, transition, jax.random.key(0))
+      >>> print(g.total)
+      [-0.03 -0.05 -0.05]
 
     Args:
       problem: Φ and L_val.

@@ -77,6 +77,19 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     last product, θ fitted to norms, and two bounds. In the paper u_t = θ S_t v_t. Why, and how γ, ρ
     and κ were chosen: experiments/results/research/robust.md.
 
+    Examples:
+      >>> learner = hd.learner(
+      ...     problem,
+      ...     hd.online.robust_hyperdistill(problem),
+      ...     hyper_optimizer=optax.adam(0.01),
+      ...     horizon=20,
+      ...     fit_period=lambda m: m & (m - 1) == 0,  # before inner optimisations 1, 2, 4, 8, ...
+      ... )
+      >>> state = learner.init(jax.random.key(0), hparams, weights)
+      >>> state, info = learner.step(state, tasks)
+      >>> print(f"θ = {info.theta:.2f}, {info.products} products")
+      θ = 4.41, 79 products
+
     Args:
       problem: Φ and L_val.
       gamma: γ in [0, 1], the decay of past steps in w* and S.

@@ -58,6 +58,13 @@ def fit_size(
     Warning: θ is returned as it comes out, negative where the samples say so. An estimator with a
     negative θ moves λ uphill; the learner refuses such a θ (`hd.FitStatus`).
 
+    Examples:
+      >>> theta, samples = hd.fit_size(
+      ...     problem, hparams, weights, batches, outer_batch, jax.random.key(0), horizon=20
+      ... )
+      >>> print(f"θ = {theta:.2f} from {samples.x.size} samples")
+      θ = 1.66 from 20 samples
+
     Args:
       problem: Φ and L_val.
       hparams: λ, a floating-point pytree.

@@ -39,10 +39,10 @@ def evaluate(
     hypergradient is taken and nothing is learnt. A call outside `jax.jit` is compiled once; see
     `hd.clear_cache`.
 
-    Example:
-
-        errors = hd.evaluate(problem, state.hparams, state.weights, tasks, horizon=30)
-        print(f"{errors.mean():.3f} ± {errors.std():.3f}")
+    Examples:
+      >>> errors = hd.evaluate(problem, hparams, weights, tasks, horizon=30)
+      >>> print(f"{errors.mean():.3f} ± {errors.std():.3f}")
+      0.729 ± 0.451
 
     Args:
       problem: Φ and L_val.

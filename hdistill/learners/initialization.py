@@ -32,6 +32,19 @@ class Initialization(NamedTuple):
 def reptile(learning_rate: float = 1.0) -> Initialization:
     """φ ← φ + learning_rate · mean over tasks of (w_T - φ) (Nichol et al. 2018).
 
+    Examples:
+      >>> learner = hd.learner(
+      ...     problem,
+      ...     hd.offline.drmad,
+      ...     hyper_optimizer=optax.adam(0.1),
+      ...     initialization=hd.reptile(0.5),
+      ...     horizon=20,
+      ... )
+      >>> state = learner.init(jax.random.key(0), hparams, weights)
+      >>> state, info = learner.step(state, tasks)
+      >>> print(state.weights.params)
+      [ 1.18  0.84 -0.09]
+
     Raises:
       ValueError: a learning rate that is not a positive number.
     """
@@ -45,6 +58,19 @@ def reptile(learning_rate: float = 1.0) -> Initialization:
 
 def fomaml(optimizer: optax.GradientTransformation | float) -> Initialization:
     """φ moves along the mean of ∂L_val(w_T, λ)/∂w (first-order MAML, Finn et al. 2017).
+
+    Examples:
+      >>> learner = hd.learner(
+      ...     problem,
+      ...     hd.offline.drmad,
+      ...     hyper_optimizer=optax.adam(0.1),
+      ...     initialization=hd.fomaml(optax.adam(1e-3)),
+      ...     horizon=20,
+      ... )
+      >>> state = learner.init(jax.random.key(0), hparams, weights)
+      >>> state, info = learner.step(state, tasks)
+      >>> print(state.weights.params)
+      [1. 1. 1.]
 
     Args:
       optimizer: optax transformation for φ, or the learning rate of plain SGD.

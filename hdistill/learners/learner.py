@@ -1,7 +1,7 @@
 """Algorithm 3 as a jitted step of a state: one inner optimisation of a meta-batch of tasks."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +36,49 @@ from hdistill.tree import own, shapes
 
 
 class LearnerState(NamedTuple):
-    """All that meta-learning carries from one inner optimisation to the next."""
+    """All that meta-learning carries from one inner optimisation to the next.
 
-    signature: tuple[Signature, Signature]  # of (weights, hparams)
-    done: jax.Array  # inner optimisations done, int32 []
-    key: jax.Array  # typed PRNG key []
-    hparams: PyTree  # λ
-    weights: PyTree  # φ, the weights that each inner optimisation starts from
-    hyper_state: PyTree  # state of the hyper-optimizer
-    initialization_state: PyTree  # state of the optimizer of φ, or None
-    theta: PyTree  # what the estimator fits: θ of Eq. 15, floating []; 1 where nothing is fitted
+    Attributes:
+      signature: structure, shapes and dtypes of (weights, hparams); static.
+      done: inner optimisations done, int32 [].
+      key: typed PRNG key [].
+      hparams: λ.
+      weights: φ, the weights that each inner optimisation starts from.
+      hyper_state: state of the hyper-optimizer.
+      initialization_state: state of the optimizer of φ, or None.
+      theta: what the estimator fits: θ of Eq. 15, floating []; 1 where nothing is fitted.
+    """
+
+    signature: tuple[Signature, Signature]
+    done: jax.Array
+    key: jax.Array
+    hparams: PyTree
+    weights: PyTree
+    hyper_state: PyTree
+    initialization_state: PyTree
+    theta: PyTree
+
+
+class LearnerInit(Protocol):
+    """The state before the first inner optimisation."""
+
+    def __call__(self, key: jax.Array, hparams: PyTree, weights: PyTree, /) -> LearnerState: ...
+
+
+class LearnerStep(Protocol):
+    """One inner optimisation of a meta-batch."""
+
+    def __call__(
+        self, state: LearnerState, tasks: PyTree, /
+    ) -> tuple[LearnerState, LearnerInfo]: ...
+
+
+class PureStep(Protocol):
+    """The same, to be mapped over devices."""
+
+    def __call__(
+        self, state: LearnerState, tasks: PyTree, axis_name: str | None = None
+    ) -> tuple[LearnerState, LearnerInfo]: ...
 
 
 class Learner(NamedTuple):
@@ -59,9 +92,9 @@ class Learner(NamedTuple):
         axis over which tasks are spread; what `pmap_step` maps.
     """
 
-    init: Callable[..., LearnerState]
-    step: Callable[..., tuple[LearnerState, LearnerInfo]]
-    pure_step: Callable[..., tuple[LearnerState, LearnerInfo]]
+    init: LearnerInit
+    step: LearnerStep
+    pure_step: PureStep
 
 
 def learner(
@@ -87,6 +120,21 @@ def learner(
         φ ← initialization(φ, w_T of the tasks)
 
     The whole of it is one compiled program for the whole run.
+
+    Examples:
+      >>> learner = hd.learner(
+      ...     problem,
+      ...     hd.offline.reverse_mode,
+      ...     hyper_optimizer=optax.adam(0.1),
+      ...     initialization=hd.reptile(0.5),
+      ...     horizon=20,
+      ...     every=5,
+      ... )
+      >>> state = learner.init(jax.random.key(0), hparams, weights)
+      >>> for _ in range(10):
+      ...     state, info = learner.step(state, tasks)
+      >>> print(info.outer_loss, info.products)
+      [0.61 0.64 0.61 0.43] 39
 
     Args:
       problem: Φ and L_val.

@@ -12,6 +12,16 @@ def pmap_step(learner: Learner, devices=None):
     λ's hypergradient, φ's and the sums of θ's fit are averaged over the devices ("tasks" axis), so
     that the state stays the same on all and the numbers are those of `learner.step`.
 
+    Examples:
+      >>> learner = hd.learner(
+      ...     problem, hd.offline.drmad, hyper_optimizer=optax.adam(0.1), horizon=20, every=5
+      ... )
+      >>> step = hd.pmap_step(learner, jax.devices()[:1])
+      >>> state = learner.init(jax.random.key(0), hparams, weights)
+      >>> state, info = step(state, tasks)
+      >>> int(info.products)
+      39
+
     Args:
       learner: from `hd.learner`.
       devices: the devices to use; None for all.

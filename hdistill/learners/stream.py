@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,49 @@ from hdistill.tree import own
 
 
 class StreamState(NamedTuple):
-    """All that the stream carries from one stretch to the next."""
+    """All that the stream carries from one stretch to the next.
 
-    signature: tuple[Signature, Signature]  # of (weights, hparams)
-    done: jax.Array  # stretches done, int32 []
-    keys: tuple[jax.Array, jax.Array]  # typed, of the steps' draws and of the fits; always the same
-    hparams: PyTree  # λ
-    weights: PyTree  # w, which never restarts
-    hyper_state: PyTree  # state of the hyper-optimizer
-    estimate: PyTree  # state of the estimator, which never restarts either
-    theta: PyTree  # what the estimator fits; 1 where nothing is fitted
+    Attributes:
+      signature: structure, shapes and dtypes of (weights, hparams); static.
+      done: stretches done, int32 [].
+      keys: typed PRNG keys [], of the steps' draws and of the fits; always the same.
+      hparams: λ.
+      weights: w, which never restarts.
+      hyper_state: state of the hyper-optimizer.
+      estimate: state of the estimator, which never restarts either.
+      theta: what the estimator fits: θ of Eq. 15, floating []; 1 where nothing is fitted.
+    """
+
+    signature: tuple[Signature, Signature]
+    done: jax.Array
+    keys: tuple[jax.Array, jax.Array]
+    hparams: PyTree
+    weights: PyTree
+    hyper_state: PyTree
+    estimate: PyTree
+    theta: PyTree
+
+
+class StreamInit(Protocol):
+    """The state before the first inner step."""
+
+    def __call__(
+        self, key: jax.Array, hparams: PyTree, weights: PyTree, task: PyTree, /
+    ) -> StreamState: ...
+
+
+class StreamStep(Protocol):
+    """A stretch of inner steps."""
+
+    def __call__(self, state: StreamState, task: PyTree, /) -> tuple[StreamState, LearnerInfo]: ...
+
+
+class StreamFit(Protocol):
+    """A fit of θ over given batches."""
+
+    def __call__(
+        self, state: StreamState, batches: PyTree, outer_batch: PyTree, /
+    ) -> tuple[StreamState, "FitInfo"]: ...
 
 
 class Stream(NamedTuple):
@@ -46,9 +79,9 @@ class Stream(NamedTuple):
         give `fit_period=None`. Its info is a `FitInfo`.
     """
 
-    init: Callable[..., StreamState]
-    step: Callable[..., tuple[StreamState, LearnerInfo]]
-    fit: Callable[..., tuple[StreamState, "FitInfo"]]
+    init: StreamInit
+    step: StreamStep
+    fit: StreamFit
 
 
 class FitInfo(NamedTuple):
@@ -88,6 +121,15 @@ def stream(
     between two stretches the state may be saved, and the run goes on from it to the same bits. How
     long a stretch is changes no draw and no result, except where θ is fitted: over the stretch to
     come, from the present weights.
+
+    Examples:
+      >>> stream = hd.stream(
+      ...     problem, hd.online.one_step(problem), hyper_optimizer=optax.adam(0.01), steps=50
+      ... )
+      >>> state = stream.init(jax.random.key(0), hparams, weights, task)
+      >>> state, info = stream.step(state, task)
+      >>> info.outer_loss.shape, state.hparams.shape
+      ((50,), (3,))
 
     Args:
       problem: Φ and L_val.

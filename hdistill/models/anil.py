@@ -10,6 +10,13 @@ class Anil(Classifier):
     """Four convolutional blocks and a linear layer.
 
     λ: the three bottom blocks. w: the fourth block and the linear layer.
+
+    Examples:
+      >>> from hdistill.models.anil import Anil
+      >>> model = Anil(ways=10, channels=4)
+      >>> hparams, params = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+      >>> model.logits(params, hparams, jnp.zeros((2, 16, 16, 3))).shape
+      (2, 10)
     """
 
     def __init__(self, ways: int = 10, channels: int = 32):

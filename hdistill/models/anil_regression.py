@@ -39,7 +39,15 @@ class Head(nn.Module):
 
 
 class AnilRegression:
-    """The 1-100-100-100-1 network of Appendix G: λ its three hidden layers, w its last."""
+    """The 1-100-100-100-1 network of Appendix G: λ its three hidden layers, w its last.
+
+    Examples:
+      >>> from hdistill.models.anil_regression import AnilRegression
+      >>> model = AnilRegression()
+      >>> hparams, params = model.init(jax.random.key(0), jnp.zeros((1, 1)))
+      >>> model.apply(params, hparams, jnp.zeros((5, 1))).shape
+      (5, 1)
+    """
 
     def __init__(self, widths: tuple[int, ...] = (100, 100, 100)):
         self.features, self.head = Features(widths), Head()

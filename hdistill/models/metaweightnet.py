@@ -15,6 +15,13 @@ class MetaWeightNet(Classifier):
 
     λ: the weighting network, 1-200-1 with ReLU and sigmoid, from an example's loss to its weight in
     [0.1, 1]. w: the classifier, whole. The outer loss does not see λ, so that g^FO is zero.
+
+    Examples:
+      >>> from hdistill.models.metaweightnet import MetaWeightNet
+      >>> model = MetaWeightNet(ways=10, channels=4)
+      >>> hparams, params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+      >>> model.weights(hparams, jnp.array([0.0, 1.0, 2.0])).shape
+      (3,)
     """
 
     LEAST = 0.1

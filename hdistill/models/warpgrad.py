@@ -24,6 +24,12 @@ class WarpGrad(Classifier):
 
     The paper says how many warp layers there are and not how they are wired; here the two sit in a
     residual connection after the block's pooling.
+
+    Examples:
+      >>> from hdistill.models.warpgrad import WarpGrad
+      >>> model = WarpGrad(ways=10, channels=4)
+      >>> hparams, params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+      >>> problem = hd.from_losses(model.inner_loss, model.outer_loss, optax.sgd(0.01))
     """
 
     def __init__(self, ways: int = 10, channels: int = 32):

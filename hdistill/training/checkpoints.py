@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from hdistill.checks import describe, named
-from hdistill.training.files import checksum, write_whole
+from hdistill.training.files import checksum, read_json, write_whole
 
 CHECKSUM = "sha256"
 METADATA, PARTIAL = "_CHECKPOINT_METADATA", ".orbax-checkpoint-tmp"  # Orbax's
@@ -27,6 +27,16 @@ def check_checkpoints(path: pathlib.Path) -> None:
             raise ValueError(f"{entry} was not made by a run: expected checkpoints alone; move it")
 
 
+def recorded_config(path: pathlib.Path) -> dict | None:
+    """The configuration in the last checkpoint that can be read, or None."""
+    for record in sorted(path.glob("*/record/metadata"), key=lambda p: int(p.parts[-3]))[::-1]:
+        try:
+            return (read_json(record) or {}).get("config")
+        except ValueError:  # `Checkpoints.restore` says so
+            continue
+    return None
+
+
 class Checkpoints:
     """The checkpoints of a run: the state after a step, the metrics up to it, the configuration.
 
@@ -36,10 +46,10 @@ class Checkpoints:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        for step in self._steps():
-            if not (path / str(step) / CHECKSUM).exists():
-                print(f"{path / str(step)} was never finished: not used", file=sys.stderr)
-                shutil.rmtree(path / str(step))
+        last = path / str(max(self._steps(), default=""))
+        if last != path and not (last / CHECKSUM).exists():  # one that is older had it
+            print(f"{last} was never finished: not used", file=sys.stderr)
+            shutil.rmtree(last)
         self._manager = ocp.CheckpointManager(
             path,
             options=ocp.CheckpointManagerOptions(max_to_keep=2),
@@ -82,8 +92,8 @@ class Checkpoints:
             )
         if damaged and not fallback:
             raise DamagedCheckpoint(
-                f"{self.path / str(steps[-1])} is damaged, its checksum is another: expected the "
-                "checkpoint as it was written; fallback=True (--fallback) uses the one before it"
+                f"{self.path / str(steps[-1])} is damaged: its files do not match its checksum; "
+                "fallback=True (--fallback) uses the checkpoint before it"
             )
         for step in damaged:
             print(f"{self.path / str(step)} is damaged: the one before is used", file=sys.stderr)
@@ -92,7 +102,8 @@ class Checkpoints:
 
     def _is_whole(self, step: int) -> bool:
         folder = self.path / str(step)
-        return checksum(*_parts(folder)) == (folder / CHECKSUM).read_text()
+        sum_file = folder / CHECKSUM
+        return sum_file.exists() and sum_file.read_bytes() == checksum(*_parts(folder)).encode()
 
     def _read(self, step: int, state):
         record = self._manager.restore(

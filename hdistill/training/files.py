@@ -25,6 +25,8 @@ def read_json(path: pathlib.Path) -> dict | None:
     """
     if not path.exists():
         return None
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file: expected one, of JSON")
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -37,11 +39,8 @@ def read_json(path: pathlib.Path) -> dict | None:
 
 def differences(before: dict, now: dict, keys) -> str:
     """What differs between two configurations under some keys, for a message; "" if nothing."""
-    return "; ".join(
-        f"{key}={before.get(key)!r} there, {now.get(key)!r} now"
-        for key in keys
-        if before.get(key) != now.get(key)
-    )
+    texts = ((k, *(repr(c[k]) if k in c else "nothing" for c in (before, now))) for k in keys)
+    return "; ".join(f"{k}={then} there, {here} now" for k, then, here in texts if then != here)
 
 
 def as_json(content) -> str:
@@ -66,6 +65,11 @@ def plain(name: str, value):
     if isinstance(value, str | int | None):
         return value
     raise ValueError(f"{name} is a {type(value).__name__}, {value!r}: expected what JSON holds")
+
+
+def digest(content: dict) -> str:
+    """SHA-256 of what a JSON file holds."""
+    return hashlib.sha256(as_json(content).encode()).hexdigest()
 
 
 def checksum(*paths: pathlib.Path) -> str:

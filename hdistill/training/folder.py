@@ -1,15 +1,23 @@
 """What a run leaves on disk: config.json, metrics.jsonl, checkpoints/ and summary.json."""
 
 import fcntl
-import hashlib
 import json
 import os
 import pathlib
 import sys
 from typing import Any, NamedTuple
 
-from hdistill.training.checkpoints import Checkpoints, check_checkpoints
-from hdistill.training.files import as_json, checksum, differences, plain, read_json, write_whole
+from hdistill.checks import check_flag
+from hdistill.training.checkpoints import Checkpoints, check_checkpoints, recorded_config
+from hdistill.training.files import (
+    as_json,
+    checksum,
+    differences,
+    digest,
+    plain,
+    read_json,
+    write_whole,
+)
 from hdistill.training.owned import OwnedFolder, make_folder
 from hdistill.training.provenance import commit, provenance
 
@@ -33,6 +41,14 @@ class RunFolder:
       is in the checkpoint, so that a damaged metrics.jsonl changes nothing; it is written anew.
     - summary.json has the checksums of the other files, which `read_run` verifies.
 
+    Examples:
+      >>> from hdistill import training
+      >>> with training.RunFolder("runs/one", {"rate": 0.1, "seed": 0}) as folder:
+      ...     folder.log({"step": 1, "loss": 0.5})
+      ...     summary = folder.finish({"test_loss": 0.4})
+      >>> sorted(path.name for path in folder.path.iterdir())
+      ['checkpoints', 'config.json', 'made.json', 'metrics.jsonl', 'run.lock', 'summary.json']
+
     Args:
       path: made if it is not there.
       config: everything that decides the result, for config.json; what JSON holds.
@@ -52,6 +68,7 @@ class RunFolder:
         resume: bool = False,
         fallback: bool = False,
     ):
+        resume, fallback = check_flag("resume", resume), check_flag("fallback", fallback)
         self.config: dict = _check_config(config)
         self.path = make_folder(path)
         self.fallback, self.rows = fallback, list[dict]()
@@ -69,19 +86,25 @@ class RunFolder:
 
     def _open(self, resume: bool) -> OwnedFolder:
         folder = OwnedFolder(self.path, OWNER)
+        if folder.is_damaged(CONFIG):
+            raise ValueError(
+                f"{self.path / CONFIG} is damaged: expected what the run wrote; delete it and "
+                "resume"
+            )
         before = read_json(self.path / CONFIG)
-        if resume and before is not None and not folder.made:  # made.json is gone
-            _check_same(self.path, before, self.config)
-            folder.adopt(*STANDARD)
-        if before is not None and CONFIG in folder.made:
+        if before is None and resume:  # config.json is gone
+            before = recorded_config(self.path / CHECKPOINTS)
+        if before is not None and (resume or CONFIG in folder.made):
             _check_same(self.path, before, self.config)
             _tell_commit(self.path, before)
+        if resume and before is not None and not folder.made:  # made.json is gone
+            folder.adopt(*STANDARD)
         if not resume:
             folder.empty(but=(LOCK,))
         folder.claim(*(name for name in STANDARD if name != LOCK))
         folder.adopt(LOCK)
         if not (self.path / CONFIG).exists():
-            write_whole(self.path / CONFIG, as_json(self.config | {"commit": commit()}))
+            folder.write(CONFIG, as_json(self.config | {"commit": commit()}))
         return folder
 
     @property
@@ -149,7 +172,7 @@ class RunFolder:
         summary = plain("figures", figures) | produced
         summary["files"] = {n: checksum(self.path / n) for n in names if (self.path / n).is_file()}
         summary = json.loads(as_json(summary))
-        write_whole(self.path / SUMMARY, as_json(summary | {"checksum": _digest(summary)}))
+        write_whole(self.path / SUMMARY, as_json(summary | {"checksum": digest(summary)}))
         return summary
 
     def __enter__(self) -> "RunFolder":
@@ -165,7 +188,14 @@ class RunFolder:
 
 
 class Run(NamedTuple):
-    """What a run that ended left."""
+    """What a run that ended left.
+
+    Attributes:
+      path: its folder.
+      config: what decided its result.
+      summary: its figures, and what produced them.
+      rows: a dict for each step, as in metrics.jsonl.
+    """
 
     path: pathlib.Path
     config: dict
@@ -176,6 +206,14 @@ class Run(NamedTuple):
 def read_run(path: pathlib.Path | str) -> Run:
     """The configuration, summary and metrics of a run that ended, verified.
 
+    Examples:
+      >>> from hdistill import training
+      >>> with training.RunFolder("runs/two", {"seed": 0}) as folder:
+      ...     summary = folder.finish({"test_loss": 0.4})
+      >>> run = training.read_run("runs/two")
+      >>> run.config["seed"], run.summary["test_loss"]
+      (0, 0.4)
+
     Raises:
       ValueError: no run ended there, or a file is not what was written.
     """
@@ -184,8 +222,10 @@ def read_run(path: pathlib.Path | str) -> Run:
     if summary is None:
         raise ValueError(f"{path}: expected {SUMMARY}, of a run that ended")
     stated = summary.pop("checksum", None)
-    if stated != _digest(summary):
-        raise ValueError(f"{path / SUMMARY} is damaged: expected its checksum to be {stated}")
+    if stated != digest(summary):
+        raise ValueError(
+            f"{path / SUMMARY} is damaged: it does not match its checksum; delete it and resume"
+        )
     for name, expected in summary.pop("files").items():
         if not (path / name).exists() or checksum(path / name) != expected:
             raise ValueError(
@@ -199,20 +239,21 @@ def _check_same(path, before: dict, config: dict) -> None:
     differing = differences(before, config, sorted((before.keys() | config.keys()) - {"commit"}))
     if differing:
         raise OtherRun(
-            f"{path} holds a run with another configuration ({differing}): expected "
-            "another folder, or this one deleted"
+            f"{path} holds a run with another configuration ({differing}): expected the same "
+            "configuration, or another folder"
         )
 
 
 def _tell_commit(path, before: dict) -> None:
-    then, now = before.get("commit"), commit()
+    now = commit()
+    then = before.get("commit", now)
     if then != now:
         print(f"{path} was begun at commit {then}, this is {now}", file=sys.stderr)
 
 
 def _lock(path: pathlib.Path):
     """The open lock file; it holds the process's number, and is let go of when the process ends."""
-    if path.exists() and path.read_bytes().strip(b"0123456789"):
+    if path.exists() and (not path.is_file() or path.read_bytes().strip(b"0123456789")):
         raise ValueError(
             f"{path} was not made by a run, or is damaged: expected the number of a process; "
             "delete it if no run is going on there"
@@ -258,7 +299,3 @@ def _lines(path: pathlib.Path) -> list[dict]:
         except ValueError:
             break
     return rows
-
-
-def _digest(summary: dict) -> str:
-    return hashlib.sha256(as_json(summary).encode()).hexdigest()

@@ -53,11 +53,17 @@ def run(
     last, a checkpoint. On Ctrl-C or SIGTERM the step at hand ends, a checkpoint is written, and
     `Stopped` is raised.
 
-    Example:
-
-        with training.RunFolder("runs/mine", {"seed": 0}, resume=True) as folder:
-            state = training.run(learner.step, state, tasks_at, total=100, folder=folder)
-            folder.finish({"products": sum(row["products"] for row in folder.rows)})
+    Examples:
+      >>> from hdistill import training
+      >>> learner = hd.learner(
+      ...     problem, hd.offline.drmad, hyper_optimizer=optax.adam(0.1), horizon=20
+      ... )
+      >>> state = learner.init(jax.random.key(0), hparams, weights)
+      >>> with training.RunFolder("runs/mine", {"seed": 0}, resume=True) as folder:
+      ...     state = training.run(learner.step, state, lambda m: tasks, total=5, folder=folder)
+      ...     summary = folder.finish({"loss": folder.rows[-1]["outer_loss"]})
+      >>> [row["products"] for row in folder.rows]
+      [39, 39, 39, 39, 39]
 
     Args:
       step: `(state, tasks) -> (state, info)`: a learner's or a stream's, or any other. Of an info
@@ -101,8 +107,9 @@ def run(
             info = jax.device_get(info)
             seconds = time.perf_counter() - start
             _check_loss(info, unit, m, saved)
-            row = {"step": m} | figures(info) | {"seconds": seconds}
-            row |= _validation(validate(m, state), row) if validate else {}
+            row = {"step": m, "seconds": seconds}
+            row |= _added("step's info has", figures(info), row)
+            row |= _added("validate returned", validate(m, state), row) if validate else {}
             folder.log(row)
             for callback in callbacks:
                 callback(m, state, info, row)
@@ -119,7 +126,7 @@ def run(
 
 
 def _check_arrays(state) -> None:
-    """There are arrays, which a checkpoint can hold, and nothing else."""
+    """Raises ValueError for a state that a checkpoint cannot hold."""
     leaves = named(state, "state")
     if not leaves:
         raise ValueError(f"state={state!r}: expected at least one array")
@@ -128,12 +135,12 @@ def _check_arrays(state) -> None:
             raise ValueError(f"{name}={leaf!r}: expected an array, which a checkpoint can hold")
 
 
-def _validation(figures, row: dict) -> dict:
+def _added(whence: str, figures, row: dict) -> dict:
     if not isinstance(figures, dict):
-        raise ValueError(f"validate returned {figures!r}: expected a dict of figures")
+        raise ValueError(f"{whence} {figures!r}: expected a dict of figures")
     taken = sorted(figures.keys() & row.keys())
     if taken:
-        raise ValueError(f"validate returned {taken}: expected other names, the row has these")
+        raise ValueError(f"{whence} {taken}: expected other names, the row has these")
     return figures
 
 

@@ -3,7 +3,7 @@
 import pathlib
 import shutil
 
-from hdistill.training.files import as_json, checksum, read_json, write_whole
+from hdistill.training.files import as_json, checksum, digest, read_json, write_whole
 
 RECORD = "made.json"
 
@@ -14,16 +14,23 @@ def make_folder(path: pathlib.Path | str) -> pathlib.Path:
     Raises:
       ValueError: a file is in the way.
     """
-    path = pathlib.Path(path).resolve()
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{path}: expected a folder, but {error}") from error
-    return path
+        resolved = pathlib.Path(path).resolve()
+        resolved.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, TypeError) as error:
+        raise ValueError(f"path={path}: expected a folder, but {error}") from error
+    return resolved
 
 
 class OwnedFolder:
     """A folder with a record, made.json, of whose it is and of the files that were made in it.
+
+    Examples:
+      >>> from hdistill import training
+      >>> folder = training.OwnedFolder("runs/report", "a report")
+      >>> folder.write("table.md", "| method | error |")
+      >>> folder.read("table.md")
+      '| method | error |'
 
     Args:
       path: made if it is not there.
@@ -38,7 +45,7 @@ class OwnedFolder:
         record = read_json(self.path / RECORD)
         if record is None:
             record = {"owner": owner, "made": [], "checksums": {}}
-        _check_record(self.path / RECORD, record)
+        check_record(self.path / RECORD, record)
         if record["owner"] != owner:
             raise ValueError(
                 f"{self.path} is the folder of {record['owner']}: expected another for {owner}"
@@ -89,23 +96,28 @@ class OwnedFolder:
             if path.exists() and name not in self.made:
                 raise ValueError(f"{path} was not made by {self.owner}: expected no such file yet")
             return None
-        if not path.exists() or checksum(path) != self._checksums[name]:
+        if not path.exists() or self.is_damaged(name):
             raise ValueError(
                 f"{path} is damaged or gone: expected what was written there; without --resume "
                 "the run begins again"
             )
         return path.read_text()
 
+    def is_damaged(self, name: str) -> bool:
+        """Whether a file that was written here is there, and is not what was written."""
+        path, expected = self.path / name, self._checksums.get(name)
+        return expected is not None and path.exists() and checksum(path) != expected
+
     def _record(self) -> None:
         record = {"owner": self.owner, "made": sorted(self.made), "checksums": self._checksums}
-        write_whole(self.path / RECORD, as_json(record))
+        write_whole(self.path / RECORD, as_json(record | {"checksum": digest(record)}))
 
     def empty(self, but: tuple[str, ...] = ()) -> None:
         """Deletes what was made here, and nothing else."""
         for name in self.made.difference(but):
             path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
+            if path.is_dir() and not path.is_symlink():
+                delete_folder(path)
             else:
                 path.unlink(missing_ok=True)
         if self._checksums:
@@ -118,13 +130,28 @@ def _is_plain(name: str) -> bool:
     return name not in ("", ".", "..") and pathlib.Path(name).name == name
 
 
-def _check_record(path: pathlib.Path, record: dict) -> None:
+def delete_folder(path: pathlib.Path) -> None:
+    """Deletes a folder; of one with a record, what was made there, and nothing else."""
+    record = read_json(path / RECORD)
+    if record is None:
+        return shutil.rmtree(path)
+    check_record(path / RECORD, record)
+    OwnedFolder(path, record["owner"]).empty()
+    (path / RECORD).unlink()
+    if not any(path.iterdir()):
+        path.rmdir()
+
+
+def check_record(path: pathlib.Path, record: dict) -> None:
+    """Raises ValueError for a made.json that we did not write."""
+    stated = record.pop("checksum", None)  # those of version 0.1 have none
     owner, made, sums = (record.get(key) for key in ("owner", "made", "checksums"))
     if (
         not isinstance(owner, str)
         or not isinstance(made, list)
         or not all(isinstance(name, str) and _is_plain(name) for name in made)
         or not isinstance(sums, dict | None)
+        or stated not in (None, digest(record))
     ):
         raise ValueError(
             f"{path} was not made by us, or is damaged: expected the owner of the folder and the "

@@ -11,7 +11,7 @@ import jax
 
 def provenance() -> dict:
     """Device, packages, commit, and the peak memory of this process so far (bytes)."""
-    installed = {name: _version(name) for name in ("hdistill", "jax", "flax", "optax")}
+    installed = {name: _version(name) for name in ("hdistill-jax", "jax", "flax", "optax")}
     return {
         "device": f"{jax.devices()[0].device_kind} x{jax.device_count()}, {platform.machine()}",
         "python": platform.python_version(),

@@ -129,8 +129,10 @@ def test_intervals():
 
 
 def test_every_method_says_what_it_was_run_with():
-    arguments, varied = {"fit_period": 7, "last": 3, "every": 2}, {"gamma": (0.5, 0.9)}
-    methods = chosen("all", METHODS, arguments, varied, {"fo": 0.1}.get)
+    def arguments(name):
+        return {"fit_period": 7, "last": 3, "every": 2, "hyper_rate": {"fo": 0.1}.get(name)}
+
+    methods = chosen("all", METHODS, arguments, (0.5, 0.9), {})
     assert len({method.folder for method in methods}) == len(methods) == len(METHODS) + 2
     by_folder = {method.folder: method for method in methods}
     assert by_folder["fo"].arguments == {"hyper_rate": 0.1}
@@ -147,15 +149,19 @@ def test_every_method_says_what_it_was_run_with():
     assert half.label == "HyperDistill (γ=0.5)" and half.learner_arguments == {"fit_period": 7}
     assert by_folder["nift"].label == "N.IFT(5, 3)"
     assert by_folder["rmd-every"].learner_arguments == {"every": 2}
-    first, second = chosen("fo", METHODS, {}, {}, (0.1, 0.2))
+    first, second = chosen("fo", METHODS, arguments, (), {"hyper_rate": (0.1, 0.2)})
     assert (first.folder, second.label) == ("fo-hyper_rate0.1", "FO, rate 0.2")
-    for name, gamma, rate, words in (
-        ("rmdd", 0.9, 1.0, "method='rmdd'.*one of fo"),
-        ("fo", 2, 1.0, "gamma=2"),
-        ("fo", 0.9, 0.0, "hyper_rate=0.0"),
+    low, high = chosen("robust", METHODS, arguments, (), {"gamma": (0.5, 0.7)})
+    assert (low.folder, high.label) == ("robust-gamma0.5", "Robust HyperDistill (γ=0.7)")
+    assert len(chosen("all", METHODS, arguments, (0.5, 0.9), {"gamma": (0.3,)})) == len(METHODS)
+    for name, given, words in (
+        ("rmdd", {}, "method='rmdd'.*one of fo"),
+        ("all", {"gamma": (2,)}, "gamma=2"),
+        ("fo", {"gamma": (0.9,)}, "gamma=0.9: expected none, method='fo' has no γ"),
+        ("fo", {"hyper_rate": (0.0,)}, "hyper_rate=0.0"),
     ):
         with pytest.raises(ValueError, match=words):
-            chosen(name, METHODS, {}, {"gamma": (gamma,)}, (rate,))
+            chosen(name, METHODS, arguments, (), given)
 
 
 @pytest.mark.parametrize(

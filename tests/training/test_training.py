@@ -214,7 +214,7 @@ def test_one_run_in_a_folder_at_a_time(tmp_path):
 def test_another_configuration_is_refused_and_told(resume, tmp_path):
     train(tmp_path)
     other = {"rates": (0.1, 0.3), "horizon": 4, "seed": 0}
-    match = r"horizon=None there, 4 now; rates=\[0.1, 0.2\] there, \[0.1, 0.3\] now"
+    match = r"horizon=nothing there, 4 now; rates=\[0.1, 0.2\] there, \[0.1, 0.3\] now"
     with pytest.raises(training.OtherRun, match=match):
         train(tmp_path, config=other, resume=resume)
     assert training.read_run(tmp_path).config["rates"] == [0.1, 0.2]
@@ -471,12 +471,51 @@ def test_a_record_of_names_outside_the_folder_deletes_nothing(name, tmp_path):
     assert (tmp_path / "outside.txt").exists() and (tmp_path / "run" / "summary.json").exists()
 
 
-@pytest.mark.parametrize("content", ["null", "[]", "3", "{"])
-def test_a_configuration_that_is_damaged_is_named(content, tmp_path):
-    train(tmp_path)
-    (tmp_path / "summary.json").unlink()
+@pytest.mark.parametrize("content", ["null", "[]", "3", "{", '{"seed": 1}', '{"gommit": null}'])
+def test_a_configuration_that_is_damaged_is_named_and_can_be_deleted(content, tmp_path):
+    whole, _ = train(tmp_path, finish=False)
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+    with pytest.raises(ValueError, match=r"config\.json is damaged.*delete it and resume"):
+        train(tmp_path, resume=True)
+    (tmp_path / "config.json").unlink()
+    state, _ = train(tmp_path, resume=True)
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
+
+
+def test_a_refused_configuration_leaves_the_folder_to_its_own(tmp_path):
+    whole, _ = train(tmp_path, finish=False)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(training.OtherRun, match="seed=0 there, 1 now"):
+        train(tmp_path, config=CONFIG | {"seed": 1}, resume=True)
+    state, _ = train(tmp_path, resume=True)
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
+
+
+def test_a_damaged_checksum_is_a_damaged_checkpoint(tmp_path):
+    whole, _ = train(tmp_path, finish=False)
+    (tmp_path / "checkpoints" / "12" / "sha256").write_bytes(b"\xb4" * 64)
+    with pytest.raises(training.DamagedCheckpoint, match="12 is damaged"):
+        train(tmp_path, resume=True)
+    state, _ = train(tmp_path, fallback=True)
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
+
+
+def test_what_others_put_into_a_run_within_a_run_stays(tmp_path):
+    for _ in range(2):
+        with training.RunFolder(tmp_path, CONFIG) as folder:
+            inner = training.RunFolder(folder.claim("again"), {"seed": 1})
+            inner.finish({"loss": 1.0})
+            inner.close()
+            (tmp_path / "again" / "mine.txt").write_text("mine")
+    training.RunFolder(tmp_path, CONFIG).close()
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["mine.txt"]
+
+
+def test_a_record_that_is_damaged_is_named(tmp_path):
+    train(tmp_path)
+    record = (tmp_path / "made.json").read_text()
+    (tmp_path / "made.json").write_text(record.replace("a run", "a!run"))
+    with pytest.raises(ValueError, match=r"made\.json was not made by us, or is damaged.*delete"):
         train(tmp_path, resume=True)
 
 
