@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint clean
+RECIPES := $(basename $(notdir $(wildcard experiments/recipes/[a-z]*.py)))
+
+.PHONY: run test examples lint docs docs-browser clean
 
 run: .venv/installed  ## the sinusoid study: eight methods, into runs/sinusoid
 	$(BIN)/python -m experiments.sinusoid
 
 test: .venv/installed  ## the test suite, on two processes
 	$(BIN)/python -m pytest -q -n 2
+
+examples: .venv/installed  ## every recipe of experiments/recipes, a minute each at most
+	set -e; for name in $(RECIPES); do echo "== $$name"; $(BIN)/python -m experiments.recipes.$$name; done
 
 lint: .venv/installed  ## style, formatting and types
 	$(BIN)/ruff check .

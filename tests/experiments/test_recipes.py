@@ -10,10 +10,32 @@ import optax
 import pytest
 
 import hdistill as hd
-from experiments.recipes import hyper_cleaning, learning_rates, weight_decay
+from experiments.recipes import (
+    equinox_example_weights,
+    host_loader,
+    hyper_cleaning,
+    injected_schedule,
+    language_model,
+    learning_rates,
+    logging_run,
+    nnx_learning_rates,
+    weight_decay,
+)
 from tests.problems import Case, assert_close, grad_of_unroll
 
-RECIPES = [hyper_cleaning, learning_rates, weight_decay]
+ALONE = {"jax", "jax.numpy", "optax", "hdistill"}
+PLOT = {"matplotlib.pyplot", "numpy", "pathlib"}
+RECIPES = {  # what each may import besides
+    equinox_example_weights: {"equinox"} | PLOT,
+    host_loader: {"grain", "numpy"},
+    hyper_cleaning: set(),
+    injected_schedule: set(),
+    language_model: {"ast", "sysconfig"} | PLOT,
+    learning_rates: set(),
+    logging_run: {"csv", "tensorboardX", "experiments.recipes.weight_decay"} | PLOT,
+    nnx_learning_rates: {"flax"},
+    weight_decay: set(),
+}
 STEPS = 3
 
 
@@ -89,8 +111,67 @@ def test_hyper_cleaning_finds_the_wrong_labels(tmp_path):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_every_recipe_is_tested():
+    folder = pathlib.Path(weight_decay.__file__).parent
+    names = {path.stem for path in folder.glob("[a-z]*.py")}
+    assert names == {recipe.__name__.split(".")[-1] for recipe in RECIPES}
+
+
+def test_a_language_model_s_bad_texts_lose_weight(monkeypatch):
+    monkeypatch.setattr(language_model, "BATCH", 50)
+    monkeypatch.setattr(language_model, "STRETCH", 50)
+    data = language_model.make_data(1, 400)
+    hparams, _ = language_model.train(data, jnp.zeros(400), 6, rate=0.1)
+    bad = data[-1]
+    assert 150 < bad.sum() < 250
+    assert hparams[bad].mean() < hparams[~bad].mean() - 0.3
+    hparams = np.asarray(hparams)
+    assert language_model.plot(hparams, bad, {"a": 2.1}).axes
+
+
+def test_rates_of_an_nnx_network_help_on_new_tasks():
+    log_rates, start = nnx_learning_rates.learn(150, rate=0.02)
+    tasks = nnx_learning_rates.sample_tasks(jax.random.key(1))
+    first = jax.tree.map(lambda w: jnp.full_like(w, jnp.log(0.02)), start)
+    learnt, fixed = (
+        hd.evaluate(nnx_learning_rates.PROBLEM, rates, start, tasks, horizon=5).mean()
+        for rates in (log_rates, first)
+    )
+    assert learnt < fixed
+
+
+def test_weights_of_an_equinox_network_s_examples():
+    hparams, data, before, after = equinox_example_weights.learn(outer_steps=5)
+    assert hparams[data[-1]].mean() < hparams[~data[-1]].mean() - 0.5
+    assert 0.8 < before <= 1 and 0.8 < after <= 1
+    assert equinox_example_weights.plot(hparams, data).axes
+
+
+def test_an_injected_schedule_is_better_than_the_rate_it_began_with(monkeypatch):
+    monkeypatch.setattr(injected_schedule, "INNER_STEPS", 12)
+    monkeypatch.setattr(injected_schedule, "STARTS", 3)
+    (_, before), (hparams, after) = (injected_schedule.learn(n) for n in (0, 40))
+    assert after["the schedule"] < 0.98 * before["the schedule"]
+    assert np.ptp(hparams["log_rates"]) > 0.1
+
+
+def test_rare_classes_from_a_loader_gain_weight(monkeypatch):
+    monkeypatch.setattr(host_loader, "EXAMPLES", 1500)
+    hparams, accuracy = host_loader.learn(stretches=6)
+    assert hparams[-3:].mean() > hparams[:3].mean() + 0.3
+    assert accuracy > 0.2
+
+
+def test_what_is_logged(tmp_path):
+    history = logging_run.train(tmp_path, total=3, period=2)
+    assert len((tmp_path / "hparams.csv").read_text().splitlines()) == 3
+    assert list(tmp_path.glob("events*"))
+    assert [m for m, _ in history["cosines"]] == [1, 3]
+    assert len(logging_run.plot(history).axes) == 3
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda module: module.__name__.split(".")[-1])
-def test_a_recipe_needs_jax_optax_and_the_library_s_face_alone(recipe):
+def test_a_recipe_needs_the_public_names_alone_and_what_it_shows(recipe):
     tree = ast.parse(pathlib.Path(recipe.__file__).read_text())
     imported = {
         name
@@ -98,7 +179,7 @@ def test_a_recipe_needs_jax_optax_and_the_library_s_face_alone(recipe):
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else _names(node))
     }
-    assert imported <= {"jax", "jax.numpy", "optax", "hdistill"}
+    assert imported <= ALONE | RECIPES[recipe]
 
 
 def _names(node):
