@@ -15,6 +15,12 @@ test: .venv/installed  ## the test suite, on two processes
 examples: .venv/installed  ## every recipe of experiments/recipes, a minute each at most
 	set -e; for name in $(RECIPES); do echo "== $$name"; $(BIN)/python -m experiments.recipes.$$name; done
 
+docs: .venv/installed  ## the documentation, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-browser: docs  ## every page in headless Chromium, at two widths; needs node and chromium
+	cd docs/browser && npm install --silent && node check.mjs
+
 lint: .venv/installed  ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,4 +34,4 @@ lint: .venv/installed  ## style, formatting and types
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info
