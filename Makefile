@@ -25,6 +25,9 @@ lint: .venv/installed  ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.documents code build/documents
+	$(BIN)/mypy build/documents
+	$(BIN)/basedpyright --level error build/documents
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdistill needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

@@ -1,6 +1,7 @@
 """README, documentation and docstrings: their Python runs, and every public name has an example."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -36,3 +37,19 @@ def test_a_public_name_has_an_example(name):
     if callable(value) and not (isinstance(value, type) and issubclass(value, BaseException)):
         described = hasattr(value, "_fields") or isinstance(value, type)
         assert ">>>" in value.__doc__ or (described and "Attributes:" in value.__doc__)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "RESULTS.md"]
+)
+def test_links_within_the_repository_lead_somewhere(page):
+    text = page.read_text()
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text)
+    assert links
+    for target, anchor in links:
+        file = ROOT / target if target else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
+            names = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in names, anchor
