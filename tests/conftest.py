@@ -9,6 +9,14 @@ import jax
 import pytest
 
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
+# Of a process that runs documentation: compile once, and little.
+QUICK = {
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PLATFORMS": "cpu",
+    "MPLBACKEND": "agg",
+}
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)

@@ -9,7 +9,7 @@ import pytest
 
 import hdistill as hd
 from hdistill import training
-from tests.conftest import CACHE
+from tests.conftest import QUICK
 from tests.documents import ROOT
 
 PUBLIC = {
@@ -21,11 +21,7 @@ PUBLIC = {
 
 @pytest.mark.parametrize("what", ["pages", "examples"])
 def test_python_runs(what):
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
-        "MPLBACKEND": "agg",
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = os.environ | QUICK | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-m", "tests.documents", what]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
