@@ -40,7 +40,9 @@ def make_loader(train, seed):
     """Stretches of batches without end: x [STRETCH, BATCH, FEATURES], y [STRETCH, BATCH]."""
     examples = [{"x": x, "y": y} for x, y in zip(train["x"], train["y"], strict=True)]
     dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
-    return iter(dataset.batch(BATCH).batch(STRETCH).to_iter_dataset())
+    # Two stretches ahead are enough; by default it would prepare 500.
+    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    return iter(dataset.batch(BATCH).batch(STRETCH).to_iter_dataset(ahead))
 
 
 def losses(params, batch):
