@@ -100,15 +100,19 @@ def run(setting: Setting, learner: hd.Learner, method: Method, seed: int, folder
             label=f"{method.label}, seed {seed}",
         )
     except NonFiniteLoss as error:
-        return folder.finish(_figures(setting, None, folder) | {"diverged": str(error)})
+        return summarize(setting, folder, None, str(error))
     figures = evaluate(state, test_key, "test")
     for name, content in setting.leave(hparams, state, test_key).items():
         folder.write(name, json.dumps(content))
-    finite = bool(np.isfinite(figures).all())
-    diverged = None if finite else f"the meta-test's {setting.metric} is not finite"
-    return folder.finish(
-        _figures(setting, figures if finite else None, folder) | {"diverged": diverged}
-    )
+    return summarize(setting, folder, figures, None)
+
+
+def summarize(setting: Setting, folder: RunFolder, test, diverged: str | None) -> dict:
+    """Ends a run by its figures of the meta-test, or by why there are none."""
+    if diverged is None and not np.isfinite(test).all():
+        diverged = f"the meta-test's {setting.metric} is not finite"
+    figures = _figures(setting, None if diverged else test, folder)
+    return folder.finish(figures | {"diverged": diverged})
 
 
 def _figures(setting: Setting, test, folder: RunFolder) -> dict:

@@ -16,6 +16,7 @@ from typing import Literal
 from experiments.common.command import Command, run_command
 from experiments.common.methods import METHODS, chosen
 from experiments.common.sets import open_out, write_set
+from experiments.common.side_by_side import run_side_by_side
 from experiments.common.study import run_method
 from experiments.image_meta import report
 from experiments.image_meta.presets import PresetName, protocol
@@ -39,6 +40,7 @@ class Config(Command):
       hyper_rate: learning rate of λ, each a run; none for the preset's of each method.
       image_size: height and width of the images; none for the preset's. TinyImageNet has 64.
       data_dir: folder of the images' pools.
+      side_by_side: a method's seeds and rates in one program, for an accelerator; no resume within.
     """
 
     model: str = "warpgrad"
@@ -50,6 +52,7 @@ class Config(Command):
     hyper_rate: tuple[float, ...] = ()
     image_size: int | None = None
     data_dir: pathlib.Path = pathlib.Path("data")
+    side_by_side: bool = False
     out: pathlib.Path = pathlib.Path("runs/image_meta")
 
 
@@ -68,8 +71,12 @@ def main(config: Config) -> None:
     )
     out = config.out / f"{config.model}-{config.dataset}-{config.init}"
     open_out(config.out, "image_meta")
-    for method in methods:
-        run_method(setting, method, config.seed or preset.seeds, out, config.how)
+    seeds = config.seed or preset.seeds
+    if config.side_by_side:
+        run_side_by_side(setting, methods, seeds, out, config.how)
+    else:
+        for method in methods:
+            run_method(setting, method, seeds, out, config.how)
     print(write_set(report, config.out, "image_meta"))
 
 

@@ -31,13 +31,14 @@ def make_setting(
     init: str = "reptile",
     preset_name: PresetName = "cpu",
     *,
-    data_dir: pathlib.Path,
+    data_dir: pathlib.Path | None,
     image_size: int | None = None,
 ) -> Setting:
     """A model on a data set under a preset.
 
     Args:
       init: "reptile" or "fomaml".
+      data_dir: folder of the images' pools; None for generated images.
       image_size: height and width of the images; None for the preset's.
 
     Raises:
@@ -55,7 +56,8 @@ def make_setting(
     optimizer = optax.sgd(preset.inner_rate, momentum=preset.momentum)
     losses = model.inner_loss, model.outer_loss
     problem = hd.from_losses(*losses, optimizer)
-    pools = class_images(dataset, preset_name, preset, data_dir)
+    data_dir = None if preset_name == "smoke" else data_dir
+    pools = class_images(dataset, preset.image_size, data_dir)
 
     initialize = jax.jit(model.init)
 
@@ -180,19 +182,18 @@ def hyper_schedule(preset: Preset, method: Method, estimator):
     return optax.linear_schedule(rate, 0.0, each * preset.inner_optimisations)
 
 
-def class_images(dataset: str, preset_name: str, preset: Preset, data_dir: pathlib.Path) -> dict:
+def class_images(dataset: str, size: int, data_dir: pathlib.Path | None) -> dict:
     """The images of the three splits' classes, uint8 [classes, per class, H, W, 3] each.
 
-    The smoke preset generates them.
+    Generated where there is no folder of pools.
     """
     record = DATASETS[dataset]
     parts = record.split._asdict() if record.split else {}
-    if preset_name == "smoke":
-        return {part: generated(preset.image_size, i) for i, part in enumerate(parts)}
-    large = [name for name, pool in record.pools.items() if pool.size >= preset.image_size]
+    if data_dir is None:
+        return {part: generated(size, i) for i, part in enumerate(parts)}
+    large = [name for name, pool in record.pools.items() if pool.size >= size]
     name = min(large, key=lambda name: record.pools[name].size)
     pool = images.load(name, data_dir)
     return {
-        part: jnp.asarray(shrink(pool.by_class(classes), preset.image_size))
-        for part, classes in parts.items()
+        part: jnp.asarray(shrink(pool.by_class(classes), size)) for part, classes in parts.items()
     }

@@ -15,6 +15,7 @@ from typing import Literal
 from experiments.common.command import Command, run_command
 from experiments.common.methods import chosen
 from experiments.common.sets import open_out, write_set
+from experiments.common.side_by_side import run_side_by_side
 from experiments.common.study import run_method
 from experiments.sinusoid import report
 from experiments.sinusoid.presets import PRESETS
@@ -31,6 +32,7 @@ class Config(Command):
       gamma: γ of HyperDistill, each a run; none for the preset's.
       hyper_rate: learning rate of λ, each a run; none for the preset's of each method.
       outer_points: points of the outer loss and of the test; none for the preset's.
+      side_by_side: a method's seeds and rates in one program, for an accelerator; no resume within.
     """
 
     method: str = "all"
@@ -38,6 +40,7 @@ class Config(Command):
     gamma: tuple[float, ...] = ()
     hyper_rate: tuple[float, ...] = ()
     outer_points: int | None = None
+    side_by_side: bool = False
     out: pathlib.Path = pathlib.Path("runs/sinusoid")
 
 
@@ -48,8 +51,12 @@ def main(config: Config) -> None:
     given = {"gamma": config.gamma, "hyper_rate": config.hyper_rate}
     methods = chosen(config.method, preset.methods, preset.arguments, preset.gammas, given)
     open_out(config.out, "sinusoid")
-    for method in methods:
-        run_method(setting, method, config.seed or preset.seeds, config.out, config.how)
+    seeds = config.seed or preset.seeds
+    if config.side_by_side:
+        run_side_by_side(setting, methods, seeds, config.out, config.how)
+    else:
+        for method in methods:
+            run_method(setting, method, seeds, config.out, config.how)
     print(write_set(report, config.out, "sinusoid"))
 
 

@@ -49,7 +49,7 @@ def test_images_are_averaged_down_and_split_by_class(tmp_path):
     Pool(images, np.repeat(np.arange(100), 2), tuple(map(str, range(100)))).save(
         tmp_path / "cifar100.npz"
     )
-    pools = class_images("cifar100", "cpu", PRESETS["cpu"], tmp_path)
+    pools = class_images("cifar100", PRESETS["cpu"].image_size, tmp_path)
     assert {part: x.shape[:2] for part, x in pools.items()} == {
         "train": (50, 2),
         "validation": (20, 2),

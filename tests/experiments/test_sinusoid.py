@@ -12,7 +12,8 @@ import pytest
 
 from experiments.common.command import run_command
 from experiments.common.methods import METHODS, chosen
-from experiments.common.study import run
+from experiments.common.side_by_side import run_side_by_side
+from experiments.common.study import run, run_method
 from experiments.common.tables import format_interval, mean_interval
 from experiments.sinusoid import report
 from experiments.sinusoid.__main__ import Config, main
@@ -210,3 +211,21 @@ def test_table_chooses_by_validation_and_says_where_the_order_holds():
         "| one before D | 0.500 ± 6.353 | 1 of 2 | not at this scale: the interval has 0 |" in text
     )
     assert "0.327" not in report.table(frame_of(figures, preset="smoke"))
+
+
+def test_runs_side_by_side_are_those_one_by_one(smoke, tmp_path):
+    rates, how = (1e-3, 1e30), {"resume": False, "fallback": False}
+    methods = chosen("hyperdistill", [], lambda name: {}, (0.9,), {"hyper_rate": rates})
+    run_side_by_side(smoke, methods, (0, 3), tmp_path / "together", how)
+    run_method(smoke, methods[0], (3,), tmp_path / "alone", how)
+    alone = read_run(tmp_path / "alone" / methods[0].folder / "seed-3")
+    together = read_run(tmp_path / "together" / methods[0].folder / "seed-3")
+    assert together.config == alone.config and len(together.rows) == len(alone.rows)
+    for mine, theirs in zip(together.rows, alone.rows):
+        for name in mine.keys() - {"seconds", "fit"}:
+            np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-3, err_msg=name)
+        assert mine["fit"] == theirs["fit"]
+    np.testing.assert_allclose(together.summary["test_mse"], alone.summary["test_mse"], rtol=1e-3)
+    for seed in (0, 3):  # the rate that loses λ takes no other run with it
+        lost = read_run(tmp_path / "together" / methods[1].folder / f"seed-{seed}")
+        assert lost.summary["diverged"] and lost.summary["test_mse"] is None

@@ -1,0 +1,246 @@
+"""How fast image models run: the share of a large matrix product's rate that an inner step reaches.
+
+    python -m experiments.bench.images [--model warpgrad] [--shape cpu paper] [--tasks 1 2 4 8]
+
+An inner step, an outer gradient and a product inside a `lax.scan`, tasks side by side by vmap, for
+each form of the 3x3 convolution. Operations are those of the products of the form "nine slices",
+counted in the program before it is compiled, so that a form that needs fewer is not punished.
+"""
+
+import dataclasses
+import os
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import hdistill as hd
+from experiments.common.command import run_command
+from experiments.common.tables import markdown
+from experiments.image_meta.presets import PresetName, protocol
+from experiments.image_meta.setting import MODELS
+from hdistill.checks import check_choice, check_count
+from hdistill.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The command line.
+
+    Attributes:
+      model: which models.
+      shape: whose batch, image size and channels: "cpu" or "paper".
+      tasks: how many side by side.
+      form: which convolutions.
+      kind: "step", "gradient" (of the outer loss) or "product" (of a cotangent with A and B).
+      steps: length of the scan.
+      repeats: timed calls of each, in turn; the median counts.
+      jobs: programs to compile at once.
+    """
+
+    model: tuple[str, ...] = ("warpgrad",)
+    shape: tuple[PresetName, ...] = ("cpu",)
+    tasks: tuple[int, ...] = (1, 2, 4, 8)
+    form: tuple[str, ...] = ("library",)
+    kind: tuple[str, ...] = ("step", "gradient", "product")
+    steps: int = 10
+    repeats: int = 5
+    jobs: int = 1
+
+    def check(self) -> None:
+        """Raises ValueError for a name that is none of those, a number out of range."""
+        chosen = {"model": MODELS, "form": FORMS, "kind": KINDS}
+        for option, choices in chosen.items():
+            for name in getattr(self, option):
+                check_choice(option, name, choices)
+        for count in self.tasks:
+            check_count("tasks", count)
+        check_count("steps", self.steps)
+        check_count("repeats", self.repeats)
+        check_count("jobs", self.jobs)
+
+
+def nine_slices(x, kernel):
+    """One product over nine shifted copies."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def three_products(x, kernel):
+    """Three shifted copies side by side, and a product for each row of the kernel."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    wide = jnp.concatenate([padded[:, :, j : j + width] for j in range(3)], axis=-1)
+    rows = kernel.reshape(3, -1, kernel.shape[-1])
+    return sum(wide[:, i : i + height] @ rows[i] for i in range(3))
+
+
+def nine_products(x, kernel):
+    """A product for each entry of the kernel."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    places = [(i, j) for i in range(3) for j in range(3)]
+    return sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i, j in places)
+
+
+def lax_conv(x, kernel):
+    """XLA's convolution."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+FORMS = {
+    "library": layers.conv3x3,
+    "nine-slices": nine_slices,
+    "three-products": three_products,
+    "nine-products": nine_products,
+    "lax.conv": lax_conv,
+}
+
+
+def step(problem, weights, hparams, batch):
+    """Φ."""
+    return problem.update(weights, hparams, batch)
+
+
+def gradient(problem, weights, hparams, batch):
+    """∂L_val/∂(w, λ), folded into the weights so that the scan keeps it."""
+    by_weights, by_hparams = jax.grad(problem.outer_loss, (0, 1), allow_int=True)(
+        weights, hparams, batch
+    )
+    return weights._replace(params=_moved(weights.params, by_weights.params, by_hparams))
+
+
+def product(problem, weights, hparams, batch):
+    """αA and αB, folded likewise; α is the weights themselves."""
+
+    def update(params, hparams):
+        return problem.update(weights._replace(params=params), hparams, batch).params
+
+    by_weights, by_hparams = jax.vjp(update, weights.params, hparams)[1](weights.params)
+    return weights._replace(params=_moved(weights.params, by_weights, by_hparams))
+
+
+def _moved(params, by_weights, by_hparams):
+    small = 1e-9 * sum(leaf.sum() for leaf in jax.tree.leaves(by_hparams))
+    return jax.tree.map(lambda p, g: p + 1e-9 * g + small, params, by_weights)
+
+
+KINDS = {"step": step, "gradient": gradient, "product": product}
+
+
+def make_call(model_name: str, shape: PresetName, tasks: int, kind: str, steps: int):
+    """(function, arguments): so many steps in a scan, for each task."""
+    preset = protocol(shape, model_name)
+    model = MODELS[model_name](channels=preset.channels)
+    optimizer = optax.sgd(0.01, momentum=0.9)
+    problem = hd.from_losses(model.inner_loss, model.outer_loss, optimizer)
+    rng = np.random.default_rng(0)
+    size = (tasks, preset.batch, preset.image_size, preset.image_size, 3)
+    images = jnp.asarray(rng.normal(size=size), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 10, size[:2]))
+    hparams, params = jax.jit(model.init)(jax.random.key(1), images[0, :2])
+    weights = hd.InnerState(params, optimizer.init(params))
+    weights = jax.tree.map(lambda x: jnp.stack([x] * tasks), weights)
+
+    def one(weights, hparams, batch):
+        def body(weights, _):
+            return KINDS[kind](problem, weights, hparams, batch), None
+
+        return jax.lax.scan(body, weights, length=steps)[0]
+
+    return jax.vmap(one, (0, None, 0)), (weights, hparams, (images, labels))
+
+
+def operations(function, arguments) -> float:
+    """Of all products of the traced function, multiplication and addition as two."""
+    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _of_jaxpr(jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            depth = np.prod([left[i] for i in contracted])
+            total += 2 * depth * np.prod(equation.outvars[0].aval.shape)
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            total += times * _of_jaxpr(inner)
+    return total
+
+
+def matrix_product(size: int):
+    """(function, arguments) of a large matrix product."""
+    square = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), jnp.float32)
+    return jnp.matmul, (square, square)
+
+
+def measure(config: Config) -> list[dict]:
+    """A row for each model, shape, number of tasks, kind and form."""
+    cases = [
+        (model, shape, tasks, kind, form)
+        for model in config.model
+        for shape in config.shape
+        for tasks in config.tasks
+        for kind in config.kind
+        for form in config.form
+    ]
+    lowered, counts = [], []
+    for model, shape, tasks, kind, form in cases:
+        function, arguments = make_call(model, shape, tasks, kind, config.steps)
+        layers.conv3x3 = nine_slices
+        counts.append(operations(function, arguments))
+        layers.conv3x3 = FORMS[form]
+        function, arguments = make_call(model, shape, tasks, kind, config.steps)
+        lowered.append((jax.jit(function).lower(*arguments), arguments))
+    layers.conv3x3 = FORMS["library"]
+    large = 2048 if jax.default_backend() == "cpu" else 8192
+    function, arguments = matrix_product(large)
+    lowered.append((jax.jit(function).lower(*arguments), arguments))
+    counts.append(2.0 * large**3)
+    with ThreadPoolExecutor(config.jobs) as pool:
+        programs = list(pool.map(lambda pair: pair[0].compile(), lowered))
+    seconds: list[list[float]] = [[] for _ in programs]
+    for repeat in range(config.repeats + 1):
+        for each, program, (_, arguments) in zip(seconds, programs, lowered):
+            start = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            if repeat:  # the first is a warm-up
+                each.append(time.perf_counter() - start)
+    rates = [count / statistics.median(each) for count, each in zip(counts, seconds)]
+    rows = [
+        dict(zip(("model", "shape", "tasks", "kind", "form"), case))
+        | {
+            "ms a step": 1000 * statistics.median(each) / config.steps,
+            "GFLOP/s": rate / 1e9,
+            "share": rate / rates[-1],
+        }
+        for case, each, rate in zip(cases, seconds, rates)
+    ]
+    print(f"matrix product {large}x{large}: {rates[-1] / 1e9:.0f} GFLOP/s")
+    return rows
+
+
+def main(config: Config) -> None:
+    """Prints the table."""
+    if os.getloadavg()[0] > 0.5:
+        print(f"the machine is busy: load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {config}")
+    formats = {"ms a step": "{:.3f}", "GFLOP/s": "{:.1f}", "share": "{:.3f}"}
+    rows = measure(config)
+    print(markdown([{k: formats.get(k, "{}").format(v) for k, v in r.items()} for r in rows]))
+
+
+if __name__ == "__main__":
+    run_command(Config, main, __doc__)
