@@ -57,7 +57,13 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
     curves = "HyperDistill converges faster than 1-step, images and CIFAR-10"
     unsettled = "not settled: these runs' curves were not recorded"
     rows.append(_row("Figures 2, 5, 9, 10, 12, 13", curves, "yes (pictures)", "", unsettled, ""))
-    return markdown(rows)
+    return markdown(sorted(rows, key=_place))
+
+
+def _place(row: dict) -> tuple[bool, int]:
+    """Tables first, then figures, each by its number."""
+    number = re.search(r"\d+", row["where"])
+    return row["where"].startswith("Figure"), int(number[0]) if number else 0
 
 
 def which_method(text: str, frame: pd.DataFrame) -> str:
@@ -114,10 +120,10 @@ def _seconds(frame: pd.DataFrame):
 
 def _sinusoids(sets):
     """The sinusoid study at each number of outer points, which the paper does not give."""
-    for name, (frame, _) in sets.items():
-        if not name.startswith("sinusoid/points-"):
-            continue
-        points, chosen = name.rpartition("-")[2], chosen_titles(frame, "validation_mse", -1)
+    for points in (10, 20, 100):
+        name = f"sinusoid/points-{points}"
+        frame, _ = sets[name]
+        chosen = chosen_titles(frame, "validation_mse", -1)
         ours, base = chosen["hyperdistill"], chosen["one-step"]
         gap = difference(frame, base, ours, "test_mse")
         yield _row(

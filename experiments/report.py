@@ -50,11 +50,22 @@ def provenance(frame: pd.DataFrame) -> str:
 
     packages = [", ".join(f"{k} {v}" for k, v in json.loads(x).items()) for x in frame["packages"]]
     return (
-        f"- preset {distinct(frame['preset'])}, seeds {distinct(frame['seed'])}\n"
+        f"- preset {distinct(frame['preset'])}, seeds {ranges(frame['seed'])}\n"
         f"- device {distinct(frame['device'])}; Python {distinct(frame['python'])}; "
         f"{distinct(packages)}\n"
         f"- commit {distinct(frame['commit'])}\n"
     )
+
+
+def ranges(seeds) -> str:
+    """Whole numbers in order, those that follow one another as "0 to 4"."""
+    spans: list[list[int]] = []
+    for seed in sorted(set(map(int, seeds))):
+        if spans and seed == spans[-1][1] + 1:
+            spans[-1][1] = seed
+        else:
+            spans.append([seed, seed])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans)
 
 
 def section(folder: pathlib.Path, report) -> str:

@@ -15,11 +15,11 @@ from hdistill.tree import dtype_of, is_real
 LARGEST = 2**31 - 1  # steps and products are counted in int32
 
 
-def check_gamma(gamma) -> float:
-    """A decay γ in [0, 1], static."""
-    if isinstance(gamma, bool) or not isinstance(gamma, numbers.Real) or not 0 <= float(gamma) <= 1:
-        raise ValueError(f"gamma={gamma!r}: expected a Python number in [0, 1]")
-    return float(gamma)
+def check_gamma(value, name: str = "gamma") -> float:
+    """A decay in [0, 1], static."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name}={value!r}: expected a Python number in [0, 1]")
+    return float(value)
 
 
 def check_positive(name: str, value) -> float:

@@ -40,9 +40,9 @@ def run_examples() -> None:
     names = {}
     exec(compile(python_of(REFERENCE), str(REFERENCE), "exec"), names)
     runner, finder = doctest.DocTestRunner(), doctest.DocTestFinder()
-    for found in pkgutil.walk_packages(hdistill.__path__, "hdistill."):
-        module = importlib.import_module(found.name)
-        for test in finder.find(module, found.name, globs=names):
+    for info in pkgutil.walk_packages(hdistill.__path__, "hdistill."):
+        module = importlib.import_module(info.name)
+        for test in finder.find(module, info.name, globs=names):
             runner.run(test)
     failed, tried = runner.summarize()
     assert tried > 100 and not failed, f"{failed} of {tried} examples"

@@ -85,7 +85,7 @@ def run_command(kind: type[CommandLine], main: Callable, description: str | None
         config.check()
         main(config)
     except KeyboardInterrupt as stop:
-        reason = stop if isinstance(stop, Stopped) else f"{stop or 'SIGINT'}: stopped"
+        reason = stop if isinstance(stop, Stopped) else f"{str(stop) or 'SIGINT'}: stopped"
         resumable = "; the same command with --resume goes on from there"
         print(f"{reason}{resumable * issubclass(kind, Command)}", file=sys.stderr)
         sys.exit(130)

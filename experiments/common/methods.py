@@ -151,6 +151,7 @@ METHODS = {
             "Robust HyperDistill",
             _online(hd.online.robust_hyperdistill),
             gamma=0.6,
+            memory=0.65,
             trust=0.9,
             fit_schedule="doubling",
         ),

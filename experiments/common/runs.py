@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,23 +10,38 @@ from experiments.common.methods import METHODS
 from hdistill.training import Run, read_run
 
 
-def read_runs(out: pathlib.Path) -> list[Run]:
-    """The runs under OUT that ended, in the order of the tables.
+def read_runs(out: pathlib.Path, setting: Sequence[str] = ()) -> list[Run]:
+    """The runs in OUT that ended, in the order of the tables.
 
-    Not those of a study whose OUT lies in this one.
+    One that is damaged, or that lies where its configuration says another belongs, as a copy does,
+    is left out, with a line on stderr.
 
-    A damaged one is left out, with a line on stderr.
+    Args:
+      setting: names in config.json of what the folder OUT/SETTING is named by, where there is one.
     """
-    runs = []
-    for path in out.rglob("seed-*/summary.json"):
-        between = path.parents[1 : path.parents.index(out)]
-        if any((folder / "made.json").exists() for folder in between):  # another study's OUT
-            continue
+    runs: dict[str, Run] = {}
+    for path in sorted(out.glob("*/" * (2 if setting else 1) + "seed-*/summary.json")):
         try:
-            runs.append(read_run(path.parent))
+            run = read_run(path.parent)
+            _check_place(run, out, setting)
+            same = runs.setdefault(repr(sorted(_protocol(run).items())), run)
+            if same is not run:
+                raise ValueError(f"{run.path} is a copy of {same.path}: expected each run once")
         except ValueError as error:
             print(f"left out of the report: {error}", file=sys.stderr)
-    return sorted(runs, key=_order)
+    return sorted(runs.values(), key=_order)
+
+
+def _check_place(run: Run, out: pathlib.Path, setting: Sequence[str]) -> None:
+    """The run is where its study would put it."""
+    seed = f"seed-{run.config.get('seed')}"
+    place = out / "-".join(str(run.config.get(name)) for name in setting)
+    if run.path.name != seed or run.path.parents[1] != place:
+        raise ValueError(f"{run.path} is a copy or was moved: expected {place}/.../{seed}")
+
+
+def _protocol(run: Run) -> dict:
+    return {k: v for k, v in run.config.items() if k != "commit"}
 
 
 def _order(run: Run) -> tuple:

@@ -21,6 +21,7 @@ import pandas as pd
 from experiments.common.runs import read_runs
 from hdistill.training import OwnedFolder, Run
 
+FILES = ("runs.csv", "series.csv", "table.md")
 SERIES = ["setting", "series", "method", "title", "x", "low", "y", "high"]
 matplotlib.rcParams |= {
     "svg.hashsalt": "hdistill",
@@ -32,12 +33,14 @@ def open_out(out: pathlib.Path, study: str) -> OwnedFolder:
     """Makes OUT the study's, so that no other writes there; OUT/report is where its set goes."""
     folder = OwnedFolder(out, f"study {study}")
     folder.claim("report").mkdir(exist_ok=True)
-    return OwnedFolder(folder.path / "report", "a report")
+    report = OwnedFolder(folder.path / "report", "a report")
+    report.claim(*FILES)  # what would be in the way is said before the runs, not after them
+    return report
 
 
 def write_set(report, out: pathlib.Path, study: str) -> str:
     """Writes the set of the runs in OUT into OUT/report; returns its table."""
-    folder, runs = open_out(out, study), read_runs(out)
+    folder, runs = open_out(out, study), read_runs(out, getattr(report, "SETTING", ()))
     if not runs:
         return "no run has ended\n"
     frame = getattr(report, "to_frame", to_frame)(runs)
@@ -52,9 +55,12 @@ def draw_set(report, folder: OwnedFolder) -> str:
     frame, series = load_set(folder.path)
     text = report.table(frame)
     folder.claim("table.md").write_text(text)
-    for name, figure in report.plots(frame, series).items():
-        figure.savefig(folder.claim(f"{name}.svg"), metadata={"Date": None})
+    figures = {f"{name}.svg": figure for name, figure in report.plots(frame, series).items()}
+    for name, figure in figures.items():
+        figure.savefig(folder.claim(name), metadata={"Date": None})
         plt.close(figure)
+    for name in folder.made.difference(FILES, figures):  # drawn from other runs
+        (folder.path / name).unlink(missing_ok=True)
     return text
 
 

@@ -22,12 +22,10 @@ def mean_interval(values) -> tuple[float, float]:
 def format_interval(values, digits: int = 3) -> str:
     """ "mean ± half-width", in scientific notation where the figures call for it."""
     mean, half = mean_interval(values)
+    if np.isnan(mean):
+        return "–"
     kind = f".{digits}f" if abs(mean) < 1e4 else ".1e"
-    return (
-        "–"
-        if np.isnan(mean)
-        else f"{mean:{kind}}" + ("" if np.isnan(half) else f" ± {half:{kind}}")
-    )
+    return f"{mean:{kind}}" + ("" if np.isnan(half) else f" ± {half:{kind}}")
 
 
 def difference(frame: pd.DataFrame, ours: str, base: str, column: str, scale: float = 1.0):
@@ -65,6 +63,51 @@ def format_rate(frame: pd.DataFrame) -> str:
     """λ's learning rate in a group of runs."""
     rates = argument(frame, "hyper_rate").dropna() if len(frame) else []
     return ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "–"
+
+
+def has_several_rates(frame: pd.DataFrame) -> bool:
+    """Whether a method ran at more than one rate of λ."""
+    rates = argument(frame, "hyper_rate")
+    return bool(rates.groupby(frame["method"]).nunique().max() > 1)
+
+
+def without_rate(title: str) -> str:
+    """A method's title, λ's rate left out."""
+    return title.split(", rate")[0]
+
+
+def rate_grid(frame: pd.DataFrame, metric: str, sign: int, scale: float = 1.0) -> str:
+    """Markdown: the mean meta-validation of each method at each rate of λ, the best in bold.
+
+    Args:
+      metric: "mse" or "accuracy".
+      sign: +1 where more is better, -1 where less is.
+      scale: of the figures.
+    """
+    chosen, rows = chosen_titles(frame, f"validation_{metric}", sign), []
+    rates = argument(frame, "hyper_rate")
+    digits = 3 if scale == 1 else 1
+    for name, runs in frame.groupby(frame["title"].map(without_rate), sort=False):
+        row, method = {"method": str(name)}, runs["method"].iloc[0]
+        for rate in sorted(rates.unique()):
+            group = runs[rates[runs.index] == rate]
+            figures = scale * group[f"validation_{metric}"].dropna()
+            lost = len(group) - len(figures)
+            text = format_number(figures.mean(), digits) if len(figures) else ""
+            text += f" ({lost} of {len(group)} diverged)" * bool(lost)
+            best = len(group) and group["title"].iloc[0] == chosen[method]
+            row[f"{rate:g}"] = f"**{text}**" if best else text
+        best = runs[runs["title"] == chosen[method]]
+        row["test at the best"] = format_interval(scale * best[f"test_{metric}"].dropna(), digits)
+        row["runs at a rate"] = f"{runs.groupby('title').size().max()}"
+        row["products"] = f"{products(runs):.0f}"
+        rows.append(row)
+    return markdown(rows)
+
+
+def format_number(value: float, digits: int) -> str:
+    """In scientific notation where the figure calls for it."""
+    return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
 
 
 def chosen_titles(frame: pd.DataFrame, figure: str, sign: int = 1) -> dict[str, str]:

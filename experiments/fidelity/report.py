@@ -195,7 +195,7 @@ def plot_size(lines: pd.DataFrame, stages: dict[str, str]):
         axis.set(title=f"({letter}) {name}", xlabel="x = ‖v‖ S", ylabel="y = σ(v)·g$^{SO}$")
         axis.legend()
         figure.colorbar(dots, ax=axis, label="horizon s")
-    for colour, (stage, name) in zip(("C0", "C3"), stages.items()):
+    for colour, (stage, name) in zip(("0.6", "k"), stages.items()):
         for field, dash, size in (("ratio", "-", "estimated"), ("cosine", "--", "best")):
             line = lines[lines["series"] == f"{stage} second_order_{field}"]
             line = line[line["method"] == _first(SIZED, line)]

@@ -10,11 +10,13 @@ from experiments.common.tables import (
     chosen_titles,
     format_interval,
     format_rate,
+    has_several_rates,
     hyperdistill,
     markdown,
     mean_interval,
     percent,
     products,
+    rate_grid,
 )
 
 SETTING = ["model", "dataset", "init"]
@@ -53,7 +55,11 @@ def table(frame: pd.DataFrame) -> str:
     for name, rows in settings(frame):
         made = {key: ", ".join(map(str, rows[key].drop_duplicates())) for key in ("seed", "commit")}
         head = f"**{name}**: seeds {made['seed']}, commit {made['commit']}"
-        parts.append(f"{head}\n\n{setting_table(rows)}")
+        if has_several_rates(rows):
+            grid = rate_grid(rows, "accuracy", 1, 100)
+            parts.append(f"{head}; meta-validation, %, by λ's rate\n\n{grid}")
+        else:
+            parts.append(f"{head}\n\n{setting_table(rows)}")
     parts.append(
         "Means are over the runs that stayed finite; *minus 1-step* is over pairs of runs of one "
         "seed, which share their start and their tasks. Products are Jacobian products of Φ for "
@@ -130,7 +136,8 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
             drawn = lines[lines["series"].isin(names)]
             if len(drawn):
                 figures[f"{name}-{kind}"] = panels(drawn, names, xlabel, ylabels=ylabels)
-        figures[f"{name}-products"] = plot_products(rows)
+        if not has_several_rates(rows):
+            figures[f"{name}-products"] = plot_products(rows)
         for method, label in READINGS.items():
             ours = rows[rows["method"] == method]
             if argument(ours, "gamma").nunique() > 1:

@@ -14,11 +14,16 @@ from experiments.common.tables import (
     chosen_titles,
     difference,
     format_interval,
+    format_number,
     format_rate,
+    has_several_rates,
     markdown,
     products,
+    rate_grid,
     verdict,
+    without_rate,
 )
+from experiments.sinusoid.presets import PAPER
 
 # Table 4 of Lee et al. 2022: meta-test MSE, mean ± 95% interval over 5 runs.
 TABLE_4 = {
@@ -36,10 +41,13 @@ def table(frame: pd.DataFrame) -> str:
     """Markdown, ours beside the paper's. Runs that diverged are counted."""
     if "validation_mse" not in frame:  # the first sets have none
         frame = frame.assign(validation_mse=np.nan)
+    if has_several_rates(frame):
+        return f"Meta-validation MSE by λ's rate, mean over seeds:\n\n{rate_grid(frame, 'mse', -1)}"
     rows, chosen = [], chosen_titles(frame, "validation_mse", -1)
     several = frame.groupby("method")["title"].nunique()
     # Nothing of the paper's stands beside the smoke preset's figures, or those of other rates of λ.
-    ours = set(frame["preset"]) <= {"cpu", "paper"} and not _several_rates(frame)
+    rates = argument(frame, "hyper_rate").fillna(PAPER.hyper_rate)
+    ours = set(frame["preset"]) <= {"cpu", "paper"} and set(rates) == {PAPER.hyper_rate}
     paper = TABLE_4 if ours else {}
     for title, group in frame.groupby("title", sort=False):
         finite, name = group["test_mse"].dropna(), group["method"].iloc[0]
@@ -49,8 +57,8 @@ def table(frame: pd.DataFrame) -> str:
                 "method": title + (", chosen" if best and several[name] > 1 else ""),
                 "paper (Table 4)": paper.get(name, "") if best else "",
                 "test MSE, mean ± 95%": format_interval(finite),
-                "median": _number(finite.median()) if len(finite) else "–",
-                "worst": _number(finite.max()) if len(finite) else "–",
+                "median": format_number(finite.median(), 3) if len(finite) else "–",
+                "worst": format_number(finite.max(), 3) if len(finite) else "–",
                 "not finite": f"{len(group) - len(finite)} of {len(group)}",
                 "meta-validation": format_interval(group["validation_mse"].dropna()),
                 "λ's rate": format_rate(group),
@@ -117,7 +125,7 @@ def series(runs) -> list[dict]:
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
     """After Figure 8, learning; and what is fitted to a few test tasks."""
     figures = {}
-    if _several_rates(frame):
+    if has_several_rates(frame):
         figures["rates"] = plot_rates(frame)
     learning = series[series["series"].isin(PANELS)]
     if len(learning):
@@ -150,7 +158,7 @@ def plot_rates(frame: pd.DataFrame):
         for name in chunk:
             of = frame["method"] == name
             line = errors[of].groupby(rates[of]).median()
-            label = frame.loc[of, "title"].iloc[0].split(", rate")[0]
+            label = without_rate(frame.loc[of, "title"].iloc[0])
             axis.plot(line.index, line, "o-", ms=4, color=COLOURS[name], label=label)
         axis.set(xscale="log", yscale="log", ylim=(0.15, 3), xlabel="λ's rate")
         axis.legend(fontsize=7)
@@ -162,7 +170,8 @@ def plot_curves(curves: pd.DataFrame):
     """What each method's first run fits to a few test tasks."""
     tasks = list(dict.fromkeys(name.split(":")[0] for name in curves["series"]))
     titles = list(curves["title"].drop_duplicates())
-    chunks = [titles[i : i + MOST - 1] for i in range(0, len(titles), MOST - 1)]
+    fits = MOST - 2  # beside the truth and the points
+    chunks = [titles[i : i + fits] for i in range(0, len(titles), fits)]
     size = (4 * len(tasks) + 2, 3.2 * len(chunks))
     figure, grid = plt.subplots(
         len(chunks), len(tasks), figsize=size, layout="constrained", squeeze=False
@@ -180,11 +189,3 @@ def plot_curves(curves: pd.DataFrame):
             axis.set(title=f"test {task}", xlabel="x", ylabel="y", ylim=(-limit, limit))
         row[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
-
-
-def _several_rates(frame: pd.DataFrame) -> bool:
-    return argument(frame, "hyper_rate").groupby(frame["method"]).nunique().max() > 1
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if value < 1e4 else f"{value:.1e}"

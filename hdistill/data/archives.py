@@ -1,4 +1,4 @@
-"""The published archives that the image sets come in: downloaded, and told from a bad copy."""
+"""The published archives that the image sets come in: downloaded and checked."""
 
 import hashlib
 import http.client

@@ -21,7 +21,6 @@ from hdistill.hypergradient.size import Term, measure_sizes, size_products
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import is_finite, scale, select
 
-MEMORY = 0.65  # ρ
 NEGLIGIBLE = 1e-3  # a ‖g^FO‖ below this share of ‖g^SO‖ says nothing of how long g^SO may be
 
 
@@ -49,16 +48,19 @@ class RobustState(NamedTuple):
     average: Average  # m_t, and the same mean of ‖S_i v_i‖
 
 
-def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.9) -> Estimator:
+def online_robust_hyperdistill(
+    problem, *, gamma: float = 0.6, memory: float = 0.65, trust: float = 0.9
+) -> Estimator:
     """HyperDistill whose second-order term is averaged and bounded.
 
         v_t = α_t ∂Φ(w*_t, λ; D_t)/∂λ                             (w* and S of `hyperdistill`)
-        m_t = Σ_i ρ^(t-i) S_i v_i / Σ_i ρ^(t-i), ρ = 0.65
+        m_t = Σ_i ρ^(t-i) S_i v_i / Σ_i ρ^(t-i)
         R_t = ‖m_t‖ / (Σ_i ρ^(t-i) ‖S_i v_i‖ / Σ_i ρ^(t-i))
         u_t = min(θ, t (t+1) / (2 S_t)) m_t
         g_t = g_t^FO + u_t · min(1, κ R_t² ‖g_t^FO‖ / ‖u_t‖), and g_t^FO where ‖u_t‖ overflows
 
-    with κ = `trust`; R_t says how far the products agree, 1 where they point one way.
+    with ρ = `memory` and κ = `trust`; R_t says how far the products agree, 1 where they point one
+    way.
 
     - Where ‖g_t^FO‖ is zero (MetaWeightNet), or below a thousandth of the root mean square of
       ‖g_s^SO‖ in the last fit, that root mean square stands in its place; before a fit there is
@@ -93,12 +95,13 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     Args:
       problem: Φ and L_val.
       gamma: γ in [0, 1], the decay of past steps in w* and S.
+      memory: ρ in [0, 1], the decay of past products in m.
       trust: κ > 0.
 
     Raises:
-      ValueError: γ outside [0, 1], κ not positive and finite.
+      ValueError: γ or ρ outside [0, 1], κ not positive and finite.
     """
-    gamma = check_gamma(gamma)
+    gamma, memory = check_gamma(gamma), check_gamma(memory, "memory")
     trust = check_positive("trust", trust)
 
     def init(signature, weights, hparams, batch):
@@ -124,7 +127,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         v = hparams_pullback(problem, state.weights, hparams, batch, alpha)
         state = state._replace(products=spend(state.products, 1))
         product = scale(state.decay_sum, v)
-        state = _remember(state, product)
+        state = _remember(state, product, memory)
         mean, length = state.average.mean
         agreement = optax.tree.norm(mean) / jnp.where(length > 0, length, 1)
         hypergradient = Hypergradient(first_order, scale(_size(state), mean))
@@ -138,7 +141,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
         return bounded._replace(second_order=second_order), state
 
     def measure(*arguments):
-        x, y, norm = measure_sizes(problem, averaged_term(gamma), *arguments)
+        x, y, norm = measure_sizes(problem, averaged_term(gamma, memory), *arguments)
         return jnp.vdot(x, y), jnp.mean(x**2), jnp.mean(norm**2)
 
     initial = RobustSize(1.0, float("inf"))
@@ -146,7 +149,7 @@ def online_robust_hyperdistill(problem, *, gamma: float = 0.6, trust: float = 0.
     return make_estimator(problem, 1, "robust_hyperdistill", init, observe, estimate, fit)
 
 
-def averaged_term(gamma: float) -> Term:
+def averaged_term(gamma: float, memory: float) -> Term:
     """m_s along DrMAD's pass back: the ρ-decayed mean of S_i v_i, at D_i."""
 
     def start(hparams, point, batch):
@@ -155,17 +158,17 @@ def averaged_term(gamma: float) -> Term:
     def step(carry, key, point, batch, pull):
         weights, before, average = carry
         weights, _, decay_sum = mix_weights_back(gamma, before, weights, point)
-        average = extend(average, scale(decay_sum, pull(weights, batch)), MEMORY)
+        average = extend(average, scale(decay_sum, pull(weights, batch)), memory)
         return average.mean, (weights, decay_sum, average)
 
     return Term(start, step)
 
 
-def _remember(state: RobustState, product) -> RobustState:
+def _remember(state: RobustState, product, memory: float) -> RobustState:
     """With one more S_i v_i in the means, unless it overflows."""
     norm = optax.tree.norm(product)
     usable = jnp.isfinite(norm)
-    extended = extend(state.average, (product, norm), MEMORY)
+    extended = extend(state.average, (product, norm), memory)
     return state._replace(average=select(usable, extended, state.average))
 
 

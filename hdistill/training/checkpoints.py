@@ -1,5 +1,6 @@
-"""Checkpoints by Orbax, a checksum beside each; the last two are kept."""
+"""Checkpoints by Orbax, the checksums of its files beside each; the last two are kept."""
 
+import hashlib
 import pathlib
 import shutil
 import sys
@@ -11,7 +12,8 @@ import orbax.checkpoint as ocp
 from hdistill.checks import describe, named
 from hdistill.training.files import checksum, read_json, write_whole
 
-CHECKSUM = "sha256"
+CHECKSUMS = "sha256"
+KEPT = 2
 METADATA, PARTIAL = "_CHECKPOINT_METADATA", ".orbax-checkpoint-tmp"  # Orbax's
 
 
@@ -20,11 +22,17 @@ class DamagedCheckpoint(ValueError):
 
 
 def check_checkpoints(path: pathlib.Path) -> None:
-    """There is nothing in the folder but checkpoints, whole or not."""
+    """There is nothing in the folder but checkpoints, and in those nothing that others have put."""
     for entry in path.iterdir() if path.exists() else []:
-        whole = entry.name.isdigit() and any((entry / x).exists() for x in (CHECKSUM, METADATA))
-        if not whole and PARTIAL not in entry.name:
-            raise ValueError(f"{entry} was not made by a run: expected checkpoints alone; move it")
+        whole = entry.name.isdigit() and any((entry / x).exists() for x in (CHECKSUMS, METADATA))
+        foreign = [] if whole or PARTIAL in entry.name else [entry]
+        recorded = _recorded(entry)
+        if recorded is not None:
+            foreign = sorted(_files(entry) - recorded.keys())
+        if foreign:
+            raise ValueError(
+                f"{foreign[0]} was not made by a run: expected checkpoints alone; move it"
+            )
 
 
 def recorded_config(path: pathlib.Path) -> dict | None:
@@ -40,19 +48,20 @@ def recorded_config(path: pathlib.Path) -> dict | None:
 class Checkpoints:
     """The checkpoints of a run: the state after a step, the metrics up to it, the configuration.
 
-    Orbax writes a checkpoint whole or not at all. It does not notice a flipped bit: the checksum
-    does. A checkpoint without its checksum was never finished, and is not used.
+    Orbax writes a checkpoint whole or not at all. It does not notice a flipped bit: the checksums
+    do. A checkpoint without them was never finished, and is not used. Of one that is no longer
+    needed the files are deleted that were made with it, and no others.
     """
 
     def __init__(self, path: pathlib.Path):
         self.path = path
         last = path / str(max(self._steps(), default=""))
-        if last != path and not (last / CHECKSUM).exists():  # one that is older had it
+        if last != path and not (last / CHECKSUMS).exists():  # one that is older had it
             print(f"{last} was never finished: not used", file=sys.stderr)
             shutil.rmtree(last)
         self._manager = ocp.CheckpointManager(
             path,
-            options=ocp.CheckpointManagerOptions(max_to_keep=2),
+            options=ocp.CheckpointManagerOptions(max_to_keep=None),  # `save` sees to it
             item_names=("state", "record"),
         )
 
@@ -60,17 +69,36 @@ class Checkpoints:
         return sorted(int(p.name) for p in self.path.glob("*") if p.name.isdigit() and p.is_dir())
 
     def save(self, step: int, state, record: dict) -> None:
-        """Writes a checkpoint; it is on disk on return."""
+        """Writes a checkpoint; it is on disk on return.
+
+        Raises:
+          OSError: it could not be written, as on a full disk.
+        """
         record = record | {"state": _described(state)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_arrays(state)), record=ocp.args.JsonSave(record)
-            ),
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardSave(_arrays(state)), record=ocp.args.JsonSave(record)
         )
-        self._manager.wait_until_finished()
+        try:
+            self._manager.save(step, args=parts)
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax raises many kinds
+            raise OSError(
+                f"{self.path / str(step)} was not written (is the disk full?); the checkpoint "
+                f"before it stands: {str(error).splitlines()[0]}"
+            ) from error
+        _record(self.path / str(step))
+        for old in self._steps()[:-KEPT]:
+            self._forget(old)
+
+    def _forget(self, step: int) -> None:
+        """Deletes a checkpoint; what others have put there stays."""
         folder = self.path / str(step)
-        write_whole(folder / CHECKSUM, checksum(*_parts(folder)))
+        recorded = _recorded(folder) or {}
+        if recorded and _files(folder) == recorded.keys():
+            return self._manager.delete(step)
+        for file in recorded:
+            file.unlink(missing_ok=True)
+            (folder / CHECKSUMS).unlink(missing_ok=True)
 
     def restore(self, state, fallback: bool) -> tuple[int, Any, dict | None]:
         """(step, state, record) of the last checkpoint; (0, `state`, None) without one.
@@ -80,10 +108,10 @@ class Checkpoints:
           fallback: use the checkpoint before a damaged one.
 
         Raises:
-          DamagedCheckpoint: its checksum is not the one beside it.
+          DamagedCheckpoint: its checksums are not those beside it.
         """
         steps = self._steps()
-        whole = [step for step in steps if self._is_whole(step)]
+        whole = [step for step in steps if _is_whole(self.path / str(step))]
         damaged = [step for step in steps if step > max(whole, default=0)]
         if damaged and not whole:
             raise DamagedCheckpoint(
@@ -92,18 +120,13 @@ class Checkpoints:
             )
         if damaged and not fallback:
             raise DamagedCheckpoint(
-                f"{self.path / str(steps[-1])} is damaged: its files do not match its checksum; "
+                f"{self.path / str(steps[-1])} is damaged: its files do not match its checksums; "
                 "fallback=True (--fallback) uses the checkpoint before it"
             )
         for step in damaged:
             print(f"{self.path / str(step)} is damaged: the one before is used", file=sys.stderr)
             self._manager.delete(step)
         return (whole[-1], *self._read(whole[-1], state)) if whole else (0, state, None)
-
-    def _is_whole(self, step: int) -> bool:
-        folder = self.path / str(step)
-        sum_file = folder / CHECKSUM
-        return sum_file.exists() and sum_file.read_bytes() == checksum(*_parts(folder)).encode()
 
     def _read(self, step: int, state):
         record = self._manager.restore(
@@ -121,8 +144,38 @@ class Checkpoints:
         self._manager.close()
 
 
-def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.iterdir() if path.name != CHECKSUM)
+def _files(folder: pathlib.Path) -> set[pathlib.Path]:
+    """The files of a checkpoint, but the one with the checksums."""
+    files = {path for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
+    return files - {folder / CHECKSUMS}
+
+
+def _record(folder: pathlib.Path) -> None:
+    """Writes the checksum and name of each file, after a checksum of these lines and the step."""
+    lines = [f"{checksum(path)}  {path.relative_to(folder)}\n" for path in sorted(_files(folder))]
+    text = "".join(lines)
+    write_whole(folder / CHECKSUMS, f"{_of_step(folder, text)}\n{text}")
+
+
+def _recorded(folder: pathlib.Path) -> dict[pathlib.Path, str] | None:
+    """The checksum of each file as it was written; None where that is gone or damaged."""
+    try:
+        total, _, text = (folder / CHECKSUMS).read_bytes().decode().partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if total != _of_step(folder, text):
+        return None
+    pairs = (line.split("  ", 1) for line in text.splitlines())
+    return {folder / name: value for value, name in pairs}
+
+
+def _of_step(folder: pathlib.Path, text: str) -> str:
+    return hashlib.sha256(f"{folder.name}\n{text}".encode()).hexdigest()
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+    recorded = _recorded(folder)
+    return recorded == {path: checksum(path) for path in _files(folder)}
 
 
 def _described(state) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pathlib
 
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all, on disk on return."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f".{path.name}.hdistill-partial")  # a name that nobody else gives
     with partial.open("w") as file:
         file.write(text)
         file.flush()
@@ -72,12 +72,8 @@ def digest(content: dict) -> str:
     return hashlib.sha256(as_json(content).encode()).hexdigest()
 
 
-def checksum(*paths: pathlib.Path) -> str:
-    """SHA-256 of files, or of all files in a folder, their names included."""
-    digest = hashlib.sha256()
-    for path in paths:
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        for file in files:
-            digest.update(str(file.relative_to(path.parent)).encode() + b"\0")
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+def checksum(path: pathlib.Path) -> str:
+    """SHA-256 of a file, its name included."""
+    digest = hashlib.sha256(path.name.encode() + b"\0")
+    digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

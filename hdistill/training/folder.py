@@ -103,8 +103,10 @@ class RunFolder:
             folder.empty(but=(LOCK,))
         folder.claim(*(name for name in STANDARD if name != LOCK))
         folder.adopt(LOCK)
+        begun = (before or {}).get("commit") if resume else None
+        self._commit = begun or commit()
         if not (self.path / CONFIG).exists():
-            folder.write(CONFIG, as_json(self.config | {"commit": commit()}))
+            folder.write(CONFIG, as_json(self.config | {"commit": self._commit}))
         return folder
 
     @property
@@ -114,7 +116,8 @@ class RunFolder:
 
     def save(self, step: int, state) -> None:
         """Checkpoints the state after so many steps, and the rows so far; on disk on return."""
-        self._checkpoints.save(step, state, {"rows": self.rows, "config": self.config})
+        config = self.config | {"commit": self._commit}
+        self._checkpoints.save(step, state, {"rows": self.rows, "config": config})
 
     def restore(self, state) -> tuple[int, Any]:
         """(steps done, state) of the last checkpoint, or (0, `state`)."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import types
 
 import jax
@@ -22,7 +23,7 @@ from experiments.image_meta.report import gain, table, tuned
 from experiments.image_meta.setting import MODELS, class_images, hyper_schedule
 from hdistill.data.augment import shrink
 from hdistill.data.pool import Pool
-from hdistill.training import Run
+from hdistill.training import Run, RunFolder
 from tests.problems import quadratic
 
 pytestmark = pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
@@ -163,6 +164,21 @@ def test_runs_that_diverged_do_not_stop_the_curves(tmp_path):
     drawn = pd.DataFrame(training_rows(runs, "validation_accuracy", "setting"))
     assert list(drawn["x"]) == [1, 2, 3] and set(drawn["title"]) == {"ONE-STEP"}
     np.testing.assert_allclose(drawn["y"], [0.1, 0.2, 0.3])
+
+
+def test_a_run_counts_once_and_where_it_belongs(tmp_path, capsys):
+    config = {"model": "anil", "dataset": "cifar100", "init": "reptile", "method": "fo", "seed": 0}
+    out = tmp_path / "anil-cifar100-reptile"
+    with RunFolder(out / "fo" / "seed-0", config) as folder:
+        folder.finish({"test_accuracy": 0.5})
+    for copy in (
+        out / "fo" / "seed-1",
+        out / "fo-2" / "seed-0",
+        tmp_path / "old" / "fo" / "seed-0",
+    ):
+        shutil.copytree(out / "fo" / "seed-0", copy)
+    assert [run.path for run in read_runs(tmp_path, report.SETTING)] == [out / "fo" / "seed-0"]
+    assert capsys.readouterr().err.count("left out of the report") == 3
 
 
 def test_report_of_nothing(tmp_path):

@@ -137,7 +137,8 @@ def test_every_method_says_what_it_was_run_with():
     assert len({method.folder for method in methods}) == len(methods) == len(METHODS) + 2
     by_folder = {method.folder: method for method in methods}
     assert by_folder["fo"].arguments == {"hyper_rate": 0.1}
-    robust = {"gamma": 0.6, "trust": 0.9, "fit_schedule": "doubling", "hyper_rate": None}
+    robust = {"gamma": 0.6, "memory": 0.65, "trust": 0.9}
+    robust |= {"fit_schedule": "doubling", "hyper_rate": None}
     assert by_folder["robust"].arguments == robust
     schedule = by_folder["robust"].learner_arguments["fit_period"]
     assert [m for m in range(1, 20) if schedule(m)] == [1, 2, 4, 8, 16]

@@ -500,6 +500,56 @@ def test_a_damaged_checksum_is_a_damaged_checkpoint(tmp_path):
     np.testing.assert_array_equal(state.hparams, whole.hparams)
 
 
+def test_a_checkpoint_that_was_renamed_is_damaged(tmp_path):
+    train(tmp_path, finish=False)
+    (tmp_path / "checkpoints" / "12").rename(tmp_path / "checkpoints" / "11")
+    with pytest.raises(training.DamagedCheckpoint, match="11 is damaged"):
+        train(tmp_path, resume=True)
+
+
+def test_what_others_put_into_a_checkpoint_stays_and_is_named(tmp_path):
+    def put_there(m, state, info, row):
+        if m == 6:
+            (tmp_path / "checkpoints" / "5" / "mine.txt").write_text("mine")
+
+    with training.RunFolder(tmp_path, CONFIG) as folder:
+        training.run(
+            counted,
+            first_state(),
+            lambda m: m,
+            total=12,
+            folder=folder,
+            save_every=5,
+            callbacks=[put_there],
+        )
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["10", "12", "5"]
+    mine = tmp_path / "checkpoints" / "5" / "mine.txt"
+    assert [path for path in (tmp_path / "checkpoints" / "5").iterdir() if path.is_file()] == [mine]
+    for resume in (True, False):
+        with pytest.raises(ValueError, match=r"checkpoints/5 was not made by a run.*move it"):
+            training.RunFolder(tmp_path, CONFIG, resume=resume)
+    mine.rename(tmp_path / "checkpoints" / "10" / "mine.txt")
+    (tmp_path / "checkpoints" / "5").rename(tmp_path / "aside")
+    with pytest.raises(ValueError, match=r"checkpoints/10/mine.txt was not made by a run.*move it"):
+        training.RunFolder(tmp_path, CONFIG)
+
+
+def test_a_user_s_partial_file_stays(tmp_path):
+    (tmp_path / "config.json.partial").write_text("mine")
+    training.RunFolder(tmp_path, CONFIG).close()
+    assert (tmp_path / "config.json.partial").read_text() == "mine"
+
+
+def test_the_commit_a_run_was_begun_at_outlives_its_configuration(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hdistill.training.folder.commit", lambda: "aaa")
+    train(tmp_path, finish=False)
+    (tmp_path / "config.json").unlink()
+    monkeypatch.setattr("hdistill.training.folder.commit", lambda: "bbb")
+    training.RunFolder(tmp_path, CONFIG, resume=True).close()
+    assert json.loads((tmp_path / "config.json").read_text())["commit"] == "aaa"
+    assert "begun at commit aaa, this is bbb" in capsys.readouterr().err
+
+
 def test_what_others_put_into_a_run_within_a_run_stays(tmp_path):
     for _ in range(2):
         with training.RunFolder(tmp_path, CONFIG) as folder:
