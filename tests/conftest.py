@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-CONVOLUTIONS = ("test_models", "test_image_meta", "test_standard", "test_fidelity_study")
+CONVOLUTIONS = ("test_models", "test_image_meta", "test_standard")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,23 +1,27 @@
-"""What the documentation's Python does: run as `python -m tests.documents pages|examples|code DIR`.
+"""The documentation's Python: `python -m tests.documents pages|examples|code DIR`.
 
 In a process of its own, because the tests' process has float64 on and four devices.
 
-- pages: the blocks of README and of each page in docs/, page by page, in order.
+- pages: the blocks of README, of each page in docs/ and of each notebook, in order.
 - examples: the docstrings' examples, after the blocks of docs/api/index.md.
 - code DIR: each page's blocks as one file, for type checkers.
 """
 
 import doctest
 import importlib
+import json
 import os
 import pathlib
 import pkgutil
 import re
 import sys
 import tempfile
+import time
+import warnings
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "api" / "index.md"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -26,12 +30,21 @@ def python_of(page: pathlib.Path) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.M))
 
 
+def cells_of(notebook: pathlib.Path) -> str:
+    """The code of a notebook, in order."""
+    cells = json.loads(notebook.read_text())["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
 def run_pages() -> None:
-    for page in PAGES:
-        if python_of(page):
-            print(page.relative_to(ROOT), flush=True)
-            code = compile(python_of(page), str(page), "exec")
-            exec(code, {"__name__": page.stem})
+    warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")  # plt.show()
+    texts = {page: python_of(page) for page in PAGES}
+    texts |= {notebook: cells_of(notebook) for notebook in NOTEBOOKS}
+    for file, text in texts.items():
+        if text:
+            start = time.perf_counter()
+            exec(compile(text, str(file), "exec"), {"__name__": file.stem})
+            print(f"{file.relative_to(ROOT)}: {time.perf_counter() - start:.1f} s", flush=True)
 
 
 def run_examples() -> None:

@@ -20,22 +20,20 @@ from hdistill import training
 
 KILL_TARGET = """
 import sys
-import jax, numpy as np, optax
+import jax, jax.numpy as jnp, numpy as np, optax
 import hdistill as hd
 from hdistill import training
-from hdistill.data.sinusoid import sample_tasks
-from hdistill.models.anil_regression import AnilRegression
 
-model, optimizer = AnilRegression((8,)), optax.sgd(0.01, momentum=0.9)
-loss = lambda w, h, points: ((model.apply(w, h, points.x) - points.y) ** 2).mean()
+optimizer = optax.sgd(0.01, momentum=0.9)
+loss = lambda w, h, x: ((jnp.tanh(x * h) @ w - jnp.sin(x[:, 0])) ** 2).mean()
 problem = hd.from_losses(loss, loss, optimizer)
 learner = hd.learner(
     problem, hd.online.hyperdistill(problem), hyper_optimizer=optax.adam(1e-3),
     initialization=hd.reptile(), horizon=5, fit_period=7,
 )
-sample = jax.jit(lambda key: sample_tasks(key, 2))
-hparams, params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1)))
-weights = hd.InnerState(params, optimizer.init(params))
+sample = jax.jit(lambda key: tuple(jax.random.normal(key, (2, 2, 10, 1))))
+hparams = jax.random.normal(jax.random.key(0), 8)
+weights = hd.InnerState(jnp.zeros(8), optimizer.init(jnp.zeros(8)))
 with training.RunFolder(sys.argv[1], {"seed": 3}, resume=True) as folder:
     state = training.run(
         learner.step, learner.init(jax.random.key(1), hparams, weights),
