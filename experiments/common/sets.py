@@ -77,7 +77,7 @@ def to_frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _cell(value):
     if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return value
 
 
