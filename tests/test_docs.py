@@ -1,16 +1,19 @@
 """README, documentation and docstrings: their Python runs, and every public name has an example."""
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 import hdistill as hd
+from experiments.common.command import parse
 from hdistill import training
 from tests.conftest import QUICK
-from tests.documents import ROOT
+from tests.documents import PAGES, ROOT
 
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
@@ -25,6 +28,35 @@ def test_python_runs(what):
     command = [sys.executable, "-W", "error", "-m", "tests.documents", what]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+COMMANDS = {
+    command.strip()
+    for page in PAGES
+    for command in re.findall(r"python -m (experiments\.[^`#\n]*)", page.read_text())
+    if "NAME" not in command
+}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_command_is_understood(command, monkeypatch):
+    """Its module is there and takes its options; the studies' own tests run them."""
+    name, *options = shlex.split(command)
+    folder = ROOT / name.replace(".", "/")
+    module = importlib.import_module(f"{name}.__main__" if folder.is_dir() else name)
+    monkeypatch.setattr(sys, "argv", [name, *options])
+    if hasattr(module, "Config"):
+        parse(module.Config, None).check()
+    else:
+        assert not options
+
+
+def test_the_two_commands_are_there():
+    text = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(), re.M)
+    assert {"run", "test"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", text, re.M), target
 
 
 @pytest.mark.parametrize("name", PUBLIC)
