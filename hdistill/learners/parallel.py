@@ -1,6 +1,7 @@
 """Many devices: the only file that knows of them."""
 
 import jax
+import numpy as np
 
 from hdistill.checks import leading_axis
 from hdistill.learners.learner import Learner
@@ -11,6 +12,10 @@ def pmap_step(learner: Learner, devices=None):
 
     λ's hypergradient, φ's and the sums of θ's fit are averaged over the devices ("tasks" axis), so
     that the state stays the same on all and the numbers are those of `learner.step`.
+
+    In several processes (`jax.distributed`) each calls the step with its own share of the tasks,
+    as many as every other and as in the first step, and with the same state; the numbers are those
+    of one process with the shares in the order of the processes.
 
     Examples:
       >>> learner = hd.learner(
@@ -28,11 +33,12 @@ def pmap_step(learner: Learner, devices=None):
 
     Returns:
       `step(state, tasks) -> (state, info)`, like `learner.step`: tasks with one leading meta-batch
-      axis (not stacked by device), the state neither stacked nor replicated by hand and donated.
+      axis (not stacked by device), the state neither stacked nor replicated by hand. In one
+      process it is donated.
 
     Raises:
-      ValueError: no learner, no devices; from `step`, where the number of devices does not divide
-        the meta-batch.
+      ValueError: no learner, no devices, none of this process's; from `step`, where the number of
+        this process's devices does not divide its tasks, or another process has more or fewer.
     """
     if not isinstance(learner, Learner):
         raise ValueError(f"learner={learner!r}: expected an hd.learner(...)")
@@ -42,24 +48,47 @@ def pmap_step(learner: Learner, devices=None):
     devices = jax.devices() if devices is None else list(devices)
     if len(set(devices)) < len(devices):
         raise ValueError(f"devices={devices!r}: expected each device once")
+    here = jax.process_index()
+    local = sum(device.process_index == here for device in devices)
+    if not local:
+        raise ValueError(f"devices={devices}: expected some of process {here}, jax.local_devices()")
     mapped = jax.pmap(
         lambda state, tasks: learner.pure_step(state, tasks, "tasks"),
         axis_name="tasks",
         in_axes=(None, 0),
         out_axes=None,
         devices=devices,
-        donate_argnums=0,
+        # Across processes JAX would delete the state before it is spread (jax 0.10.2).
+        donate_argnums=0 if jax.process_count() == 1 else (),
     )
+
+    agreed = list[int]()  # how many tasks each process has
 
     def step(state, tasks):
         size = leading_axis(tasks, "tasks")
-        if size % len(devices):
+        if size % local:
             raise ValueError(
-                f"tasks: a meta-batch of {size} does not split over the {len(devices)} devices of "
-                "the 'tasks' axis; expected a multiple"
+                f"tasks: a meta-batch of {size} does not split over the {local} devices of "
+                f"the 'tasks' axis{' in this process' * (jax.process_count() > 1)}; expected a "
+                "multiple"
             )
-        return mapped(
-            state, jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), tasks)
-        )
+        if jax.process_count() > 1:
+            if not agreed:
+                agreed.append(_agree(size))
+            if size != agreed[0]:
+                raise ValueError(
+                    f"tasks: {size} in this process; expected {agreed[0]}, as at first"
+                )
+        return mapped(state, jax.tree.map(lambda x: x.reshape(local, -1, *x.shape[1:]), tasks))
 
     return step
+
+
+def _agree(size: int) -> int:
+    """The number of tasks, the same in every process, or pmap would wait for ever."""
+    from jax.experimental import multihost_utils  # of no use in one process
+
+    shares = multihost_utils.process_allgather(np.int32(size)).tolist()
+    if len(set(shares)) > 1:
+        raise ValueError(f"tasks: the processes have {shares}; expected as many in each")
+    return size
