@@ -1,7 +1,7 @@
 """The types that every estimator shares; what an offline method and an estimator are made with."""
 
 import sys
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +151,41 @@ class OfflineInfo(NamedTuple):
     outer_loss: jax.Array
     products: jax.Array | int
     finite: jax.Array | None = None
+
+
+class OfflineMethod(Protocol):
+    """An offline method without options of its own; `return_info` decides what it returns."""
+
+    @overload
+    def __call__(
+        self,
+        problem: Problem,
+        hparams: PyTree,
+        weights: PyTree,
+        batches: PyTree,
+        outer_batch: PyTree,
+        *,
+        horizon: int | None = ...,
+        return_info: Literal[False] = ...,
+    ) -> Hypergradient: ...
+
+    @overload
+    def __call__(
+        self,
+        problem: Problem,
+        hparams: PyTree,
+        weights: PyTree,
+        batches: PyTree,
+        outer_batch: PyTree,
+        *,
+        horizon: int | None = ...,
+        return_info: Literal[True],
+    ) -> tuple[Hypergradient, OfflineInfo]: ...
+
+
+def offline_method(function: Any) -> OfflineMethod:
+    """The function itself, for type checkers an `OfflineMethod`."""
+    return function
 
 
 def spend(products, more):

@@ -1,7 +1,5 @@
 """First-order: the direct gradient, with no response of the weights to λ."""
 
-from typing import Literal, overload
-
 import optax
 
 from hdistill.hypergradient.base import (
@@ -9,9 +7,9 @@ from hdistill.hypergradient.base import (
     Estimator,
     Hypergradient,
     OfflineInfo,
+    offline_method,
 )
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
-from hdistill.problem import Problem, PyTree
 
 _METHOD = LastStep(
     name="first_order",
@@ -20,32 +18,7 @@ _METHOD = LastStep(
 )
 
 
-@overload
-def first_order(
-    problem: Problem,
-    hparams: PyTree,
-    weights: PyTree,
-    batches: PyTree,
-    outer_batch: PyTree,
-    *,
-    horizon: int | None = ...,
-    return_info: Literal[False] = ...,
-) -> Hypergradient: ...
-
-
-@overload
-def first_order(
-    problem: Problem,
-    hparams: PyTree,
-    weights: PyTree,
-    batches: PyTree,
-    outer_batch: PyTree,
-    *,
-    horizon: int | None = ...,
-    return_info: Literal[True],
-) -> tuple[Hypergradient, OfflineInfo]: ...
-
-
+@offline_method
 def first_order(
     problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False
 ) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:

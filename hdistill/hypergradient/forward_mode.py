@@ -1,6 +1,6 @@
 """Forward mode (FMD): the Jacobian dw/dλ carried along the inner optimisation."""
 
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ from hdistill.hypergradient.base import (
     OfflineInfo,
     make_estimator,
     no_products,
+    offline_method,
     run_offline,
     spend,
 )
-from hdistill.problem import Problem, PyTree
 from hdistill.products import differentiable, outer_pullback
 from hdistill.tree import dtype_of, split, vary_like
 
@@ -31,32 +31,7 @@ class ForwardModeState(NamedTuple):
     jacobian: list  # Z = dw/dλ: each floating-point leaf of the weights, [number of λ, *leaf]
 
 
-@overload
-def forward_mode(
-    problem: Problem,
-    hparams: PyTree,
-    weights: PyTree,
-    batches: PyTree,
-    outer_batch: PyTree,
-    *,
-    horizon: int | None = ...,
-    return_info: Literal[False] = ...,
-) -> Hypergradient: ...
-
-
-@overload
-def forward_mode(
-    problem: Problem,
-    hparams: PyTree,
-    weights: PyTree,
-    batches: PyTree,
-    outer_batch: PyTree,
-    *,
-    horizon: int | None = ...,
-    return_info: Literal[True],
-) -> tuple[Hypergradient, OfflineInfo]: ...
-
-
+@offline_method
 def forward_mode(
     problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False
 ) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:

@@ -1,15 +1,13 @@
 """One step: the response of the weights through the last inner step alone."""
 
-from typing import Literal, overload
-
 from hdistill.hypergradient.base import (
     Arguments,
     Estimator,
     Hypergradient,
     OfflineInfo,
+    offline_method,
 )
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
-from hdistill.problem import Problem, PyTree
 from hdistill.products import hparams_pullback
 
 _METHOD = LastStep(
@@ -17,32 +15,7 @@ _METHOD = LastStep(
 )
 
 
-@overload
-def one_step(
-    problem: Problem,
-    hparams: PyTree,
-    weights: PyTree,
-    batches: PyTree,
-    outer_batch: PyTree,
-    *,
-    horizon: int | None = ...,
-    return_info: Literal[False] = ...,
-) -> Hypergradient: ...
-
-
-@overload
-def one_step(
-    problem: Problem,
-    hparams: PyTree,
-    weights: PyTree,
-    batches: PyTree,
-    outer_batch: PyTree,
-    *,
-    horizon: int | None = ...,
-    return_info: Literal[True],
-) -> tuple[Hypergradient, OfflineInfo]: ...
-
-
+@offline_method
 def one_step(
     problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False
 ) -> Hypergradient | tuple[Hypergradient, OfflineInfo]:
