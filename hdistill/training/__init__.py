@@ -6,9 +6,10 @@ with training.RunFolder("runs/mine", {"rate": 0.1, "seed": 0}, resume=True) as f
 """
 
 from hdistill.training.checkpoints import DamagedCheckpoint
-from hdistill.training.folder import OtherRun, Run, RunFolder, read_run
+from hdistill.training.folder import OtherRun, RunFolder
 from hdistill.training.loop import NonFiniteLoss, run
 from hdistill.training.owned import OwnedFolder
+from hdistill.training.read import Run, read_run
 from hdistill.training.signals import Stopped
 
 __all__ = [

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from hdistill.checks import check_flag
 from hdistill.training.checkpoints import Checkpoints, check_checkpoints, recorded_config
@@ -20,9 +20,9 @@ from hdistill.training.files import (
 )
 from hdistill.training.owned import OwnedFolder, make_folder
 from hdistill.training.provenance import commit, provenance
+from hdistill.training.read import CONFIG, METRICS, SUMMARY, read_lines, read_run
 
 OWNER = "a run"
-CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 CHECKPOINTS, LOCK = "checkpoints", "run.lock"
 STANDARD = (CONFIG, METRICS, SUMMARY, CHECKPOINTS, LOCK)
 
@@ -125,7 +125,7 @@ class RunFolder:
         if record is not None:
             _check_same(self.path, record["config"], self.config)
             self.rows = record["rows"]
-        if step or _lines(self.path / METRICS):
+        if step or read_lines(self.path / METRICS):
             print(f"{self.path}: goes on after step {step}", file=sys.stderr)
         write_whole(self.path / METRICS, "".join(map(_line, self.rows)))
         return step, state
@@ -190,54 +190,6 @@ class RunFolder:
         self._lock_file.close()
 
 
-class Run(NamedTuple):
-    """What a run that ended left.
-
-    Attributes:
-      path: its folder.
-      config: what decided its result.
-      summary: its figures, and what produced them.
-      rows: a dict for each step, as in metrics.jsonl.
-    """
-
-    path: pathlib.Path
-    config: dict
-    summary: dict
-    rows: list[dict]
-
-
-def read_run(path: pathlib.Path | str) -> Run:
-    """The configuration, summary and metrics of a run that ended, verified.
-
-    Examples:
-      >>> from hdistill import training
-      >>> with training.RunFolder("runs/two", {"seed": 0}) as folder:
-      ...     summary = folder.finish({"test_loss": 0.4})
-      >>> run = training.read_run("runs/two")
-      >>> run.config["seed"], run.summary["test_loss"]
-      (0, 0.4)
-
-    Raises:
-      ValueError: no run ended there, or a file is not what was written.
-    """
-    path = pathlib.Path(path)
-    summary = read_json(path / SUMMARY)
-    if summary is None:
-        raise ValueError(f"{path}: expected {SUMMARY}, of a run that ended")
-    stated = summary.pop("checksum", None)
-    if stated != digest(summary):
-        raise ValueError(
-            f"{path / SUMMARY} is damaged: it does not match its checksum; delete it and resume"
-        )
-    for name, expected in summary.pop("files").items():
-        if not (path / name).exists() or checksum(path / name) != expected:
-            raise ValueError(
-                f"{path / name} is damaged or gone: expected what the run wrote; delete {SUMMARY} "
-                "and resume, and the run ends again from its last checkpoint"
-            )
-    return Run(path, read_json(path / CONFIG) or {}, summary, _lines(path / METRICS))
-
-
 def _check_same(path, before: dict, config: dict) -> None:
     differing = differences(before, config, sorted((before.keys() | config.keys()) - {"commit"}))
     if differing:
@@ -291,14 +243,3 @@ def _check_config(config) -> dict:
 
 def _line(row: dict) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
-
-
-def _lines(path: pathlib.Path) -> list[dict]:
-    """The rows of metrics.jsonl up to one that is not whole: a kill may cut the last."""
-    rows = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
