@@ -28,8 +28,9 @@ Which method when (the figures are in RESULTS.md):
 from hdistill import offline, online
 from hdistill.cache import clear_cache
 from hdistill.fidelity import Fidelity, compare
-from hdistill.hypergradient.base import Estimator, Hypergradient, OfflineInfo, Transition
+from hdistill.hypergradient.base import Estimator, Hypergradient, Transition
 from hdistill.hypergradient.fit import FitStatus
+from hdistill.hypergradient.run_offline import OfflineInfo
 from hdistill.hypergradient.size import SizeSamples, fit_size
 from hdistill.learners.evaluate import evaluate
 from hdistill.learners.initialization import Initialization, fomaml, reptile

@@ -11,9 +11,10 @@ import numpy as np
 import optax
 
 from hdistill.checks import check_key
-from hdistill.hypergradient.base import Arguments, Estimator, Transition, open_offline, spend
+from hdistill.hypergradient.base import Estimator, Transition, spend
 from hdistill.hypergradient.fit import FitStatus, settle
 from hdistill.hypergradient.reverse_mode import online_reverse_mode
+from hdistill.hypergradient.run_offline import Arguments, open_offline
 
 
 class Fidelity(NamedTuple):

@@ -6,9 +6,10 @@ import jax
 
 from hdistill.checks import check_count
 from hdistill.hypergradient.backward import backward
-from hdistill.hypergradient.base import ALL, Arguments, Hypergradient, OfflineInfo, run_offline
+from hdistill.hypergradient.base import Hypergradient
 from hdistill.hypergradient.line import walk
 from hdistill.hypergradient.outer_losses import outer_losses
+from hdistill.hypergradient.run_offline import ALL, Arguments, OfflineInfo, run_offline
 from hdistill.problem import Problem, PyTree
 
 

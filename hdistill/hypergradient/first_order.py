@@ -2,14 +2,9 @@
 
 import optax
 
-from hdistill.hypergradient.base import (
-    Arguments,
-    Estimator,
-    Hypergradient,
-    OfflineInfo,
-    offline_method,
-)
+from hdistill.hypergradient.base import Estimator, Hypergradient
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
+from hdistill.hypergradient.run_offline import Arguments, OfflineInfo, offline_method
 
 _METHOD = LastStep(
     name="first_order",

@@ -7,17 +7,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from hdistill.checks import Signature
-from hdistill.hypergradient.base import (
+from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
+from hdistill.hypergradient.run_offline import (
     ALL,
     Arguments,
-    Estimator,
-    Hypergradient,
     OfflineInfo,
-    make_estimator,
-    no_products,
     offline_method,
     run_offline,
-    spend,
 )
 from hdistill.products import differentiable, outer_pullback
 from hdistill.tree import dtype_of, split, vary_like

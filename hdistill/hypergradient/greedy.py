@@ -6,13 +6,7 @@ import jax
 import optax
 
 from hdistill.checks import Signature, check_gamma
-from hdistill.hypergradient.base import (
-    Estimator,
-    Hypergradient,
-    make_estimator,
-    no_products,
-    spend,
-)
+from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import scale
 

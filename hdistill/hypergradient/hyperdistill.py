@@ -8,13 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hdistill.checks import Signature, check_gamma
-from hdistill.hypergradient.base import (
-    Estimator,
-    Hypergradient,
-    make_estimator,
-    no_products,
-    spend,
-)
+from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
 from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights
 from hdistill.hypergradient.size import size_fit
 from hdistill.products import hparams_pullback, outer_pullback

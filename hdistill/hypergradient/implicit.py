@@ -9,13 +9,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from hdistill.checks import check_choice, check_count
-from hdistill.hypergradient.base import (
-    Arguments,
-    Estimator,
-    Hypergradient,
-    OfflineInfo,
-)
+from hdistill.hypergradient.base import Estimator, Hypergradient
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
+from hdistill.hypergradient.run_offline import Arguments, OfflineInfo
 from hdistill.problem import Problem, PyTree
 from hdistill.products import differentiable, hparams_pullback
 from hdistill.tree import vary_like

@@ -7,16 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from hdistill.checks import Signature
-from hdistill.hypergradient.base import (
-    Arguments,
-    Estimator,
-    Hypergradient,
-    OfflineInfo,
-    make_estimator,
-    no_products,
-    run_offline,
-    spend,
-)
+from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
+from hdistill.hypergradient.run_offline import Arguments, OfflineInfo, run_offline
 from hdistill.problem import Problem, PyTree, run
 from hdistill.products import outer_pullback
 

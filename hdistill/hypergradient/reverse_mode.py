@@ -9,18 +9,9 @@ import optax
 
 from hdistill.checks import Signature, check_count, check_flag, check_memory
 from hdistill.hypergradient.backward import Pulled, backward
-from hdistill.hypergradient.base import (
-    ALL,
-    Arguments,
-    Estimator,
-    Hypergradient,
-    OfflineInfo,
-    make_estimator,
-    no_products,
-    run_offline,
-    spend,
-)
+from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
 from hdistill.hypergradient.outer_losses import outer_losses
+from hdistill.hypergradient.run_offline import ALL, Arguments, OfflineInfo, run_offline
 from hdistill.problem import Problem, PyTree, run
 from hdistill.products import inner_pullback, outer_pullback
 from hdistill.tree import nbytes

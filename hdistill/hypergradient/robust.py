@@ -8,13 +8,7 @@ import optax
 
 from hdistill.checks import Signature, check_gamma, check_positive
 from hdistill.hypergradient.average import Average, empty, extend
-from hdistill.hypergradient.base import (
-    Estimator,
-    Hypergradient,
-    make_estimator,
-    no_products,
-    spend,
-)
+from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
 from hdistill.hypergradient.distill import mix_weights, mix_weights_back
 from hdistill.hypergradient.fit import Fit
 from hdistill.hypergradient.size import Term, measure_sizes, size_products

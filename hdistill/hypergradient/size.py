@@ -9,11 +9,11 @@ import optax
 
 from hdistill.checks import check_gamma, check_key
 from hdistill.hypergradient.backward import backward
-from hdistill.hypergradient.base import Arguments, open_offline
 from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights_back
 from hdistill.hypergradient.fit import Fit
 from hdistill.hypergradient.line import walk
 from hdistill.hypergradient.outer_losses import outer_losses
+from hdistill.hypergradient.run_offline import Arguments, open_offline
 from hdistill.products import hparams_pullback
 from hdistill.tree import scale, unit
 
