@@ -312,6 +312,8 @@ for name in ("first_order", "one_step", "forward_mode", "reverse_mode", "drmad",
     row(f"{name} info", lambda m=method: m(*CASE, return_info="yes"), "return_info='yes'", "True")
     row(f"{name} outer", lambda m=method: m(*CASE[:4], OUTER[:0]), "outer_batch has shape (0, 4)")
 bad_values("horizon", lambda v: drmad(batches=None, horizon=v), COUNTS[1:4], "whole number")
+MEMORIES = [-0.1, 1.1, NAN, "1"]
+bad_values("memory", lambda v: hd.online.robust_hyperdistill(PROBLEM, memory=v), MEMORIES, "[0, 1]")
 bad_values("window", lambda v: hd.offline.reverse_mode(*CASE, window=v), COUNTS, "whole|at most")
 CHECKPOINTS = ["yes", 1, None, 2.0]
 bad_values(
