@@ -8,10 +8,7 @@ counted in the program before it is compiled, so that a form that needs fewer is
 """
 
 import dataclasses
-import os
-import statistics
-import sys
-import time
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -21,6 +18,8 @@ import numpy as np
 import optax
 
 import hdistill as hd
+from experiments.bench.conv import lax_conv
+from experiments.bench.timing import medians, warn_if_busy
 from experiments.common.command import run_command
 from experiments.common.tables import markdown
 from experiments.image_meta.presets import PresetName, protocol
@@ -47,7 +46,7 @@ class Config:
     model: tuple[str, ...] = ("warpgrad",)
     shape: tuple[PresetName, ...] = ("cpu",)
     tasks: tuple[int, ...] = (1, 2, 4, 8)
-    form: tuple[str, ...] = ("library",)
+    form: tuple[str, ...] = ("nine-slices",)
     kind: tuple[str, ...] = ("step", "gradient", "product")
     steps: int = 10
     repeats: int = 5
@@ -64,14 +63,6 @@ class Config:
         check_count("steps", self.steps)
         check_count("repeats", self.repeats)
         check_count("jobs", self.jobs)
-
-
-def nine_slices(x, kernel):
-    """One product over nine shifted copies."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def three_products(x, kernel):
@@ -91,16 +82,8 @@ def nine_products(x, kernel):
     return sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i, j in places)
 
 
-def lax_conv(x, kernel):
-    """XLA's convolution."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
 FORMS = {
-    "library": layers.conv3x3,
-    "nine-slices": nine_slices,
+    "nine-slices": layers.conv3x3,  # the library's
     "three-products": three_products,
     "nine-products": nine_products,
     "lax.conv": lax_conv,
@@ -198,31 +181,26 @@ def measure(config: Config) -> list[dict]:
     ]
     lowered, counts = [], []
     for model, shape, tasks, kind, form in cases:
-        function, arguments = make_call(model, shape, tasks, kind, config.steps)
-        layers.conv3x3 = nine_slices
-        counts.append(operations(function, arguments))
+        counts.append(operations(*make_call(model, shape, tasks, kind, config.steps)))
         layers.conv3x3 = FORMS[form]
-        function, arguments = make_call(model, shape, tasks, kind, config.steps)
-        lowered.append((jax.jit(function).lower(*arguments), arguments))
-    layers.conv3x3 = FORMS["library"]
+        try:
+            function, arguments = make_call(model, shape, tasks, kind, config.steps)
+            lowered.append((jax.jit(function).lower(*arguments), arguments))
+        finally:
+            layers.conv3x3 = FORMS["nine-slices"]
     large = 2048 if jax.default_backend() == "cpu" else 8192
     function, arguments = matrix_product(large)
     lowered.append((jax.jit(function).lower(*arguments), arguments))
     counts.append(2.0 * large**3)
     with ThreadPoolExecutor(config.jobs) as pool:
         programs = list(pool.map(lambda pair: pair[0].compile(), lowered))
-    seconds: list[list[float]] = [[] for _ in programs]
-    for repeat in range(config.repeats + 1):
-        for each, program, (_, arguments) in zip(seconds, programs, lowered):
-            start = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            if repeat:  # the first is a warm-up
-                each.append(time.perf_counter() - start)
-    rates = [count / statistics.median(each) for count, each in zip(counts, seconds)]
+    calls = [functools.partial(p, *arguments) for p, (_, arguments) in zip(programs, lowered)]
+    seconds = medians(calls, config.repeats)
+    rates = [count / each for count, each in zip(counts, seconds)]
     rows = [
         dict(zip(("model", "shape", "tasks", "kind", "form"), case))
         | {
-            "ms a step": 1000 * statistics.median(each) / config.steps,
+            "ms a step": 1000 * each / config.steps,
             "GFLOP/s": rate / 1e9,
             "share": rate / rates[-1],
         }
@@ -234,8 +212,7 @@ def measure(config: Config) -> list[dict]:
 
 def main(config: Config) -> None:
     """Prints the table."""
-    if os.getloadavg()[0] > 0.5:
-        print(f"the machine is busy: load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    warn_if_busy()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {config}")
     formats = {"ms a step": "{:.3f}", "GFLOP/s": "{:.1f}", "share": "{:.3f}"}
     rows = measure(config)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import pathlib
 import re
 import signal
@@ -76,7 +77,8 @@ def parse(kind: type[CommandLine], description: str | None) -> CommandLine:
 def run_command(kind: type[CommandLine], main: Callable, description: str | None) -> None:
     """Runs `main` of what the command line says.
 
-    What is refused ends in one line and status 2, Ctrl-C and SIGTERM in one line and status 130.
+    What is refused ends in one line and status 2, Ctrl-C and SIGTERM in one line and status 130:
+    at once, because Python does not end well while XLA still compiles.
     """
     for number, handler in HANDLERS.items():
         signal.signal(number, handler)
@@ -86,9 +88,10 @@ def run_command(kind: type[CommandLine], main: Callable, description: str | None
         main(config)
     except KeyboardInterrupt as stop:
         reason = stop if isinstance(stop, Stopped) else f"{str(stop) or 'SIGINT'}: stopped"
-        resumable = "; the same command with --resume goes on from there"
-        print(f"{reason}{resumable * issubclass(kind, Command)}", file=sys.stderr)
-        sys.exit(130)
+        resumable = "; the same command with --resume does the rest"
+        print(f"{reason}{resumable * issubclass(kind, Command)}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

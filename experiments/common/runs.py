@@ -33,11 +33,13 @@ def read_runs(out: pathlib.Path, setting: Sequence[str] = ()) -> list[Run]:
 
 
 def _check_place(run: Run, out: pathlib.Path, setting: Sequence[str]) -> None:
-    """The run is where its study would put it."""
+    """The run is where its study would put it: OUT/SETTING/METHOD.../seed-S."""
     seed = f"seed-{run.config.get('seed')}"
     place = out / "-".join(str(run.config.get(name)) for name in setting)
-    if run.path.name != seed or run.path.parents[1] != place:
-        raise ValueError(f"{run.path} is a copy or was moved: expected {place}/.../{seed}")
+    method = run.config.get("method", run.config.get("problem", ""))
+    at_home = run.path.name == seed and run.path.parent.name.startswith(method)
+    if not at_home or run.path.parents[1] != place:
+        raise ValueError(f"{run.path} is a copy or was moved: expected {place}/{method}.../{seed}")
 
 
 def _protocol(run: Run) -> dict:

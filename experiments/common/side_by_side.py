@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -26,13 +27,15 @@ class Lane(NamedTuple):
     folder: RunFolder
 
 
-def run_side_by_side(setting: Setting, methods: list[Method], seeds, out, how: dict) -> None:
+def run_side_by_side(
+    setting: Setting, methods: list[Method], seeds: Iterable[int], out: pathlib.Path, how: dict
+) -> None:
     """Runs those that have not ended as `run_method` does one by one: same keys, same draws.
 
     Methods that differ in λ's rate alone are one program. Its runs have no checkpoints: killed, all
     of them begin anew. A row's seconds are the program's, divided by its runs.
     """
-    check_protocol(setting.protocol, pathlib.Path(out).glob("*/seed-*/config.json"))
+    check_protocol(setting.protocol, out.glob("*/seed-*/config.json"))
     for together in _alike(methods):
         with contextlib.ExitStack() as stack:
             lanes = []
@@ -64,6 +67,11 @@ def _run(setting: Setting, lanes: list[Lane]) -> None:
         measure = jax.vmap(lambda *each: setting.evaluate(*each, part))
         return np.asarray(measure(state.hparams, state.weights, keys), float)
 
+    for lane in lanes:  # rows that a killed program left go
+        if lane.folder.restore(state)[0]:
+            raise ValueError(
+                f"{lane.folder.path} has a checkpoint: expected one run at a time there"
+            )
     diverged: dict[int, str] = {}
     for m in tqdm(range(1, setting.inner_optimisations + 1), method.name, leave=False):
         tasks = jax.vmap(lambda key: setting.tasks(jax.random.fold_in(key, m)))(train_keys)

@@ -77,28 +77,31 @@ def without_rate(title: str) -> str:
 
 
 def rate_grid(frame: pd.DataFrame, metric: str, sign: int, scale: float = 1.0) -> str:
-    """Markdown: the mean meta-validation of each method at each rate of λ, the best in bold.
+    """Markdown: the mean meta-validation of each method at each rate of λ, a row's best in bold.
 
     Args:
       metric: "mse" or "accuracy".
       sign: +1 where more is better, -1 where less is.
       scale: of the figures.
     """
-    chosen, rows = chosen_titles(frame, f"validation_{metric}", sign), []
-    rates = argument(frame, "hyper_rate")
+    rates, rows = argument(frame, "hyper_rate"), []
     digits = 3 if scale == 1 else 1
     for name, runs in frame.groupby(frame["title"].map(without_rate), sort=False):
-        row, method = {"method": str(name)}, runs["method"].iloc[0]
+        row, (best,) = (
+            {"method": str(name)},
+            chosen_titles(runs, f"validation_{metric}", sign).values(),
+        )
         for rate in sorted(rates.unique()):
             group = runs[rates[runs.index] == rate]
             figures = scale * group[f"validation_{metric}"].dropna()
             lost = len(group) - len(figures)
             text = format_number(figures.mean(), digits) if len(figures) else ""
             text += f" ({lost} of {len(group)} diverged)" * bool(lost)
-            best = len(group) and group["title"].iloc[0] == chosen[method]
-            row[f"{rate:g}"] = f"**{text}**" if best else text
-        best = runs[runs["title"] == chosen[method]]
-        row["test at the best"] = format_interval(scale * best[f"test_{metric}"].dropna(), digits)
+            row[f"{rate:g}"] = (
+                f"**{text.strip()}**" if best in set(group["title"]) else text.strip()
+            )
+        tested = scale * runs.loc[runs["title"] == best, f"test_{metric}"].dropna()
+        row["test at the best"] = format_interval(tested, digits)
         row["runs at a rate"] = f"{runs.groupby('title').size().max()}"
         row["products"] = f"{products(runs):.0f}"
         rows.append(row)

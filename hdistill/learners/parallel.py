@@ -14,8 +14,10 @@ def pmap_step(learner: Learner, devices=None):
     that the state stays the same on all and the numbers are those of `learner.step`.
 
     In several processes (`jax.distributed`) each calls the step with its own share of the tasks,
-    as many as every other and as in the first step, and with the same state; the numbers are those
-    of one process with the shares in the order of the processes.
+    as many for each device as every other, and with the same state; the numbers are those of one
+    process with the shares in the order of the processes. That is checked in the first step; if a
+    process later has another number, it says so, and the others wait until `jax.distributed` ends
+    them.
 
     Examples:
       >>> learner = hd.learner(
@@ -38,7 +40,8 @@ def pmap_step(learner: Learner, devices=None):
 
     Raises:
       ValueError: no learner, no devices, none of this process's; from `step`, where the number of
-        this process's devices does not divide its tasks, or another process has more or fewer.
+        this process's devices does not divide its tasks, or, in the first step, another process
+        has more or fewer for each device.
     """
     if not isinstance(learner, Learner):
         raise ValueError(f"learner={learner!r}: expected an hd.learner(...)")
@@ -51,7 +54,7 @@ def pmap_step(learner: Learner, devices=None):
     here = jax.process_index()
     local = sum(device.process_index == here for device in devices)
     if not local:
-        raise ValueError(f"devices={devices}: expected some of process {here}, jax.local_devices()")
+        raise ValueError(f"devices={devices}: expected some of this process's among them")
     mapped = jax.pmap(
         lambda state, tasks: learner.pure_step(state, tasks, "tasks"),
         axis_name="tasks",
@@ -62,33 +65,35 @@ def pmap_step(learner: Learner, devices=None):
         donate_argnums=0 if jax.process_count() == 1 else (),
     )
 
-    agreed = list[int]()  # how many tasks each process has
+    agreed = list[int]()  # how many tasks this process has
 
     def step(state, tasks):
         size = leading_axis(tasks, "tasks")
-        if size % local:
-            raise ValueError(
-                f"tasks: a meta-batch of {size} does not split over the {local} devices of "
-                f"the 'tasks' axis{' in this process' * (jax.process_count() > 1)}; expected a "
-                "multiple"
-            )
         if jax.process_count() > 1:
             if not agreed:
-                agreed.append(_agree(size))
+                agreed.append(_agree(size, local))
             if size != agreed[0]:
                 raise ValueError(
                     f"tasks: {size} in this process; expected {agreed[0]}, as at first"
                 )
+        if size % local:
+            raise ValueError(
+                f"tasks: a meta-batch of {size} does not split over the {local} devices of "
+                "the 'tasks' axis; expected a multiple"
+            )
         return mapped(state, jax.tree.map(lambda x: x.reshape(local, -1, *x.shape[1:]), tasks))
 
     return step
 
 
-def _agree(size: int) -> int:
-    """The number of tasks, the same in every process, or pmap would wait for ever."""
+def _agree(size: int, local: int) -> int:
+    """The number of tasks, as many for each device in every process, or pmap would wait."""
     from jax.experimental import multihost_utils  # of no use in one process
 
-    shares = multihost_utils.process_allgather(np.int32(size)).tolist()
-    if len(set(shares)) > 1:
-        raise ValueError(f"tasks: the processes have {shares}; expected as many in each")
+    sizes, devices = multihost_utils.process_allgather(np.array([size, local])).T
+    if (sizes % devices).any() or len(set(sizes // devices)) > 1:
+        raise ValueError(
+            f"tasks: the processes have {sizes.tolist()} for {devices.tolist()} devices; expected "
+            "as many for each device"
+        )
     return size

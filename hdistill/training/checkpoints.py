@@ -13,8 +13,9 @@ from hdistill.checks import describe, named
 from hdistill.training.files import checksum, read_json, write_whole
 
 CHECKSUMS = "sha256"
-KEPT = 2
+KEPT, ITEMS = 2, ("state", "record")
 METADATA, PARTIAL = "_CHECKPOINT_METADATA", ".orbax-checkpoint-tmp"  # Orbax's
+COMMITTED = "commit_success.txt"
 
 
 class DamagedCheckpoint(ValueError):
@@ -25,8 +26,13 @@ def check_checkpoints(path: pathlib.Path) -> None:
     """There is nothing in the folder but checkpoints, and in those nothing that others have put."""
     for entry in path.iterdir() if path.exists() else []:
         whole = entry.name.isdigit() and any((entry / x).exists() for x in (CHECKSUMS, METADATA))
-        foreign = [] if whole or PARTIAL in entry.name else [entry]
-        recorded = _recorded(entry)
+        foreign = [] if whole or PARTIAL in entry.name else [*sorted(_files(entry)), entry]
+        step, recorded = _listed(entry)
+        if step is not None and step != entry.name:
+            raise ValueError(
+                f"{entry} is checkpoint {step}, renamed or copied: expected it where the run wrote "
+                "it; move it"
+            )
         if recorded is not None:
             foreign = sorted(_files(entry) - recorded.keys())
         if foreign:
@@ -58,11 +64,11 @@ class Checkpoints:
         last = path / str(max(self._steps(), default=""))
         if last != path and not (last / CHECKSUMS).exists():  # one that is older had it
             print(f"{last} was never finished: not used", file=sys.stderr)
-            shutil.rmtree(last)
+            _delete(last)
         self._manager = ocp.CheckpointManager(
             path,
             options=ocp.CheckpointManagerOptions(max_to_keep=None),  # `save` sees to it
-            item_names=("state", "record"),
+            item_names=ITEMS,
         )
 
     def _steps(self) -> list[int]:
@@ -88,17 +94,7 @@ class Checkpoints:
             ) from error
         _record(self.path / str(step))
         for old in self._steps()[:-KEPT]:
-            self._forget(old)
-
-    def _forget(self, step: int) -> None:
-        """Deletes a checkpoint; what others have put there stays."""
-        folder = self.path / str(step)
-        recorded = _recorded(folder) or {}
-        if recorded and _files(folder) == recorded.keys():
-            return self._manager.delete(step)
-        for file in recorded:
-            file.unlink(missing_ok=True)
-            (folder / CHECKSUMS).unlink(missing_ok=True)
+            _delete(self.path / str(old))
 
     def restore(self, state, fallback: bool) -> tuple[int, Any, dict | None]:
         """(step, state, record) of the last checkpoint; (0, `state`, None) without one.
@@ -125,7 +121,8 @@ class Checkpoints:
             )
         for step in damaged:
             print(f"{self.path / str(step)} is damaged: the one before is used", file=sys.stderr)
-            self._manager.delete(step)
+            _delete(self.path / str(step))
+        self._manager.reload()  # it remembers the steps
         return (whole[-1], *self._read(whole[-1], state)) if whole else (0, state, None)
 
     def _read(self, step: int, state):
@@ -151,31 +148,44 @@ def _files(folder: pathlib.Path) -> set[pathlib.Path]:
 
 
 def _record(folder: pathlib.Path) -> None:
-    """Writes the checksum and name of each file, after a checksum of these lines and the step."""
+    """Lists the checksum and name of each file, below the step and a checksum of the list."""
     lines = [f"{checksum(path)}  {path.relative_to(folder)}\n" for path in sorted(_files(folder))]
     text = "".join(lines)
-    write_whole(folder / CHECKSUMS, f"{_of_step(folder, text)}\n{text}")
+    write_whole(folder / CHECKSUMS, f"{_head(folder.name, text)}\n{text}")
 
 
-def _recorded(folder: pathlib.Path) -> dict[pathlib.Path, str] | None:
-    """The checksum of each file as it was written; None where that is gone or damaged."""
+def _head(step: str, text: str) -> str:
+    return step + " " + hashlib.sha256(f"{step}\n{text}".encode()).hexdigest()
+
+
+def _listed(folder: pathlib.Path) -> tuple[str | None, dict[pathlib.Path, str] | None]:
+    """(step, checksum of each file) as it was written; Nones where the list is gone or damaged."""
     try:
-        total, _, text = (folder / CHECKSUMS).read_bytes().decode().partition("\n")
+        head, _, text = (folder / CHECKSUMS).read_bytes().decode().partition("\n")
     except (OSError, UnicodeDecodeError):
-        return None
-    if total != _of_step(folder, text):
-        return None
+        return None, None
+    step = head.partition(" ")[0]
+    if head != _head(step, text):
+        return None, None
     pairs = (line.split("  ", 1) for line in text.splitlines())
-    return {folder / name: value for value, name in pairs}
+    return step, {folder / name: value for value, name in pairs}
 
 
-def _of_step(folder: pathlib.Path, text: str) -> str:
-    return hashlib.sha256(f"{folder.name}\n{text}".encode()).hexdigest()
+def _delete(folder: pathlib.Path) -> None:
+    """Deletes a checkpoint: the files that are listed, or where no list is, those of Orbax."""
+    _, recorded = _listed(folder)
+    if recorded is not None and _files(folder) == recorded.keys():
+        return shutil.rmtree(folder)
+    listed = [folder / name for name in (METADATA, COMMITTED, *ITEMS)]
+    for path in (*(listed if recorded is None else recorded), folder / CHECKSUMS):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _is_whole(folder: pathlib.Path) -> bool:
-    recorded = _recorded(folder)
-    return recorded == {path: checksum(path) for path in _files(folder)}
+    step, recorded = _listed(folder)
+    return step == folder.name and recorded == {p: checksum(p) for p in _files(folder)}
 
 
 def _described(state) -> dict[str, str]:

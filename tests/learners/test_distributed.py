@@ -38,7 +38,7 @@ def refused(step, count):
     except ValueError as error:
         said.append(str(error))
 if processes > 1:
-    refused(step, 3)
+    refused(step, 3 + rank)
     refused(hd.pmap_step(learner), 4 - 2 * rank)
 for _ in range(3):
     state, info = step(state, tasks)
@@ -73,6 +73,6 @@ def test_processes_end_where_one_does():
         assert products == spent
         for mine, theirs in zip(leaves, alone):
             assert mine == pytest.approx(theirs, rel=1e-12) if isinstance(mine, list) else mine
-        assert "3 does not split over the 2 devices of the 'tasks' axis in this process" in said[0]
-        assert "the processes have [4, 2]; expected as many in each" in said[1]
+        assert "the processes have [3, 4] for [2, 2] devices; expected as many for" in said[0]
+        assert "the processes have [4, 2] for [2, 2] devices; expected as many for" in said[1]
         assert "2 in this process; expected 4" in said[2]

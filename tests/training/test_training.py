@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -498,11 +499,24 @@ def test_a_damaged_checksum_is_a_damaged_checkpoint(tmp_path):
     np.testing.assert_array_equal(state.hparams, whole.hparams)
 
 
-def test_a_checkpoint_that_was_renamed_is_damaged(tmp_path):
+def test_a_checkpoint_that_was_renamed_or_copied_is_named(tmp_path):
     train(tmp_path, finish=False)
-    (tmp_path / "checkpoints" / "12").rename(tmp_path / "checkpoints" / "11")
-    with pytest.raises(training.DamagedCheckpoint, match="11 is damaged"):
-        train(tmp_path, resume=True)
+    for change in (shutil.copytree, pathlib.Path.rename):
+        change(tmp_path / "checkpoints" / "12", tmp_path / "checkpoints" / "400")
+        for how in ({}, {"resume": True}, {"fallback": True}):
+            with pytest.raises(ValueError, match="400 is checkpoint 12, renamed or copied"):
+                train(tmp_path, **how)
+        (tmp_path / "checkpoints" / "400").rename(tmp_path / f"aside-{change.__name__}")
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+def test_what_others_put_into_a_checkpoint_stays_though_its_list_is_damaged(damage, tmp_path):
+    train(tmp_path, finish=False)
+    last = tmp_path / "checkpoints" / "12"
+    (last / "mine.txt").write_text("mine")
+    (last / "sha256").unlink() if damage == "gone" else flip(last / "sha256")
+    train(tmp_path, fallback=True, finish=False)
+    assert (last / "mine.txt").read_text() == "mine"
 
 
 def test_what_others_put_into_a_checkpoint_stays_and_is_named(tmp_path):
@@ -524,7 +538,9 @@ def test_what_others_put_into_a_checkpoint_stays_and_is_named(tmp_path):
     mine = tmp_path / "checkpoints" / "5" / "mine.txt"
     assert [path for path in (tmp_path / "checkpoints" / "5").iterdir() if path.is_file()] == [mine]
     for resume in (True, False):
-        with pytest.raises(ValueError, match=r"checkpoints/5 was not made by a run.*move it"):
+        with pytest.raises(
+            ValueError, match=r"checkpoints/5/mine.txt was not made by a run.*move it"
+        ):
             training.RunFolder(tmp_path, CONFIG, resume=resume)
     mine.rename(tmp_path / "checkpoints" / "10" / "mine.txt")
     (tmp_path / "checkpoints" / "5").rename(tmp_path / "aside")
