@@ -7,6 +7,7 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parents[1]
+DOCS = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(#[^)]*)?\)")
 
 
@@ -25,6 +26,20 @@ def on_files(files, config):
     named = [{titles[name]: f"results/{name}"} for name in pages]
     config.nav[-1] = {"Results": [*named, *research]}
     return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Links that lead out of docs/, as they do in a clone, lead to the site's copies."""
+    depth = page.file.src_uri.count("/")
+
+    def mended(match: re.Match) -> str:
+        up, target = "../" * (depth + 1), match[1]
+        if not target.startswith(up):
+            return match[0]
+        inside = target.removeprefix(up).replace("RESULTS.md", "results/index.md")
+        return f"]({'../' * depth}{inside}{match[2] or ''})"
+
+    return LINK.sub(mended, markdown) if page.file.src_uri in DOCS else markdown
 
 
 def _copied(path: str, config) -> File:
