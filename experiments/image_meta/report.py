@@ -47,7 +47,7 @@ def table(frame: pd.DataFrame) -> str:
     parts = []
     for init, name in (("reptile", "Table 2"), ("fomaml", "Table 6")):
         rows = frame[frame["init"] == init]
-        if len(rows) and not has_several_rates(rows):
+        if len(rows) and not any(has_several_rates(own) for _, own in settings(rows)):
             parts.append(
                 f"After {name} ({init}): meta-test accuracy, %, mean ± 95% (runs); HyperDistill "
                 f"with the γ that meta-validation chose.\n\n{overview(rows)}"
