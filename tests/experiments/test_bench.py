@@ -1,0 +1,34 @@
+"""The benches count what they say they count."""
+
+import pytest
+
+from experiments.bench.cost import fits
+from experiments.bench.images import make_call, operations
+from experiments.common.methods import METHODS
+from experiments.image_meta.presets import protocol
+
+
+def test_operations_of_a_step_are_those_counted_by_hand():
+    """A product forwards, and two backwards: by the input (not of the images) and by the kernel.
+
+    By the warp layers' kernels, which are λ, no gradient is taken in Φ.
+    """
+    preset = protocol("cpu", "warpgrad")
+    batch, channels, size = preset.batch, preset.channels, preset.image_size
+    total, inputs = 0, 3
+    for block in range(3):
+        pixels = batch * size * size
+        own = 2 * pixels * 9 * inputs * channels
+        total += own * (3 if block else 2)
+        size //= 2
+        total += 2 * 2 * (2 * batch * size * size * 9 * channels * channels)  # two warp layers
+        inputs = channels
+    total += 3 * 2 * batch * (size * size * channels) * 10  # the linear layer
+    assert operations(*make_call("warpgrad", "cpu", 1, "step", 1)) == total
+    assert operations(*make_call("warpgrad", "cpu", 2, "step", 3)) == 6 * total
+
+
+@pytest.mark.parametrize("name, total", [("fo", 0), ("hyperdistill", 2), ("robust", 7)])
+def test_fits_of_a_hundred_inner_optimisations(name, total):
+    fitted = fits(METHODS[name], 100)
+    assert len(fitted) == 100 and sum(fitted) == total
