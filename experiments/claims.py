@@ -17,6 +17,7 @@ from experiments.common.tables import (
     format_interval,
     hyperdistill,
     markdown,
+    percent,
     products,
     verdict,
     without_rate,
@@ -77,13 +78,16 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
       sets: (runs, series) by "STUDY/SET".
     """
     images = sets["image_meta/cpu"][0]
-    rows = [*_accuracies(images, "image_meta/cpu"), *_seconds(images), *_sinusoids(sets)]
+    tuned_runs = sets["image_meta/tuned"][0]
+    rows = [*_accuracies(images, "image_meta/cpu")]
+    rows += _accuracies(tuned_runs, "image_meta/tuned", "preset cpu, each at its own rate of λ")
+    rows += [*_seconds(images), *_sinusoids(sets)]
     fidelity = sets["fidelity/cpu"][0]
     rows += [*_memory(fidelity), _standard(sets["standard/cpu"][0]), *_cosines(fidelity)]
     rows += _sizes(fidelity)
     rows += [_gammas(images), _weighting(sets["image_meta/cpu"][1])]
     curves = "HyperDistill converges faster than 1-step, images and CIFAR-10"
-    unsettled = "not settled: these runs' curves were not recorded"
+    unsettled = "not settled: WarpGrad's curves alone were recorded (image_meta/tuned)"
     rows.append(_row("Figures 2, 5, 9, 10, 12, 13", curves, "yes (pictures)", "", unsettled, ""))
     return markdown(sorted(rows, key=_place))
 
@@ -94,21 +98,28 @@ def _place(row: dict) -> tuple[bool, int]:
     return row["where"].startswith("Figure"), int(number[0]) if number else 0
 
 
-def which_method(text: str, frame: pd.DataFrame) -> str:
-    """The table of what to take when, filled in: @fo@ is FO's test error, @p:fo@ its products.
+def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> str:
+    """The table of what to take when, filled in.
+
+    @fo@ is FO's test error on sinusoids, @p:fo@ its products; @image:fo@ and @image-p:fo@ are its
+    accuracy and its products on images.
 
     Args:
-      frame: the runs, of one title for each method.
+      sinusoids: runs, of one title for each method.
+      images: the same.
     """
 
     def figure(match: re.Match) -> str:
+        frame = images if match[1] and match[1].startswith("image") else sinusoids
         group = frame[frame["method"] == match[2]]
-        if match[1]:
+        if match[1] in ("p", "image-p"):
             return f"{products(group):.0f}"
+        if match[1] == "image":
+            return f"{format_interval(percent(group), 1)}%"
         lost = group["test_mse"].isna().sum()
         return format_interval(group["test_mse"].dropna()) + f" ({lost} diverged)" * bool(lost)
 
-    return re.sub(r"@(p:)?([\w-]+)@", figure, text)
+    return re.sub(r"@(?:(p|image|image-p):)?([\w-]+)@", figure, text)
 
 
 def _row(where: str, claim: str, paper: str, ours: str, holds: str, link: str) -> dict:

@@ -89,7 +89,9 @@ def main() -> None:
     """Draws the sets and writes RESULTS.md."""
     names = [folder for study in STUDIES for folder in sorted((RESULTS / study).glob("*"))]
     sets = {f"{folder.parent.name}/{folder.name}": load_set(folder) for folder in names}
-    which = which_method((RESULTS / "which.md").read_text(), sets["sinusoid/tuned"][0])
+    which = which_method(
+        (RESULTS / "which.md").read_text(), sets["sinusoid/tuned"][0], sets["image_meta/tuned"][0]
+    )
     parts = [INTRO, first_page(sets), which]
     for study, (title, report) in STUDIES.items():
         parts.append(f"# {title}\n")

@@ -30,7 +30,7 @@ COLOURS = {
     "unlearnt": "C6",
 }
 STYLES = ("-", "--", ":", "-.")
-MOST = 6  # lines in a panel
+MOST, POINTS = 6, 25  # lines in a panel, points of a curve over meta-training
 
 
 def style(drawn: pd.DataFrame) -> dict[str, dict]:
@@ -52,7 +52,9 @@ def training_rows(runs: Sequence[Run], field: str, setting: str = "", name: str 
         if not length:  # every run diverged
             continue
         values = _smooth(np.array([[row[field] for row in r[:length]] for r in metrics]))
-        steps = [row["step"] for row in metrics[0][:length]]
+        kept = np.arange(length)[:: -max(1, length // POINTS)][::-1]  # the last is among them
+        steps = [metrics[0][i]["step"] for i in kept]
+        values = values[:, kept]
         rows += points(setting, name or field, group[0], steps, values.mean(0), values)
     return rows
 
@@ -65,9 +67,9 @@ def points(setting: str, name: str, run: Run, x, y, values=None) -> list[dict]:
     return [shared | {"x": a, "low": b, "y": c, "high": d} for a, b, c, d in zip(x, low, y, high)]
 
 
-def _smooth(values: np.ndarray, count: int = 25) -> np.ndarray:
-    """Running means, [runs, steps], over as many steps as leave about `count` that differ."""
-    width = max(1, values.shape[1] // count)
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Running means, [runs, steps], over as many steps as leave about POINTS that differ."""
+    width = max(1, values.shape[1] // POINTS)
     padded = np.pad(values, ((0, 0), (width - 1, 0)), mode="edge")
     return np.lib.stride_tricks.sliding_window_view(padded, width, axis=1).mean(-1)
 
@@ -79,8 +81,8 @@ def weighting_rows(runs: Sequence[Run], setting: str = "") -> list[dict]:
         files = [run.path / "weighting.json" for run in group]
         curves = [json.loads(file.read_text()) for file in files if file.exists()]
         if curves:
-            values = np.array([curve["after"] for curve in curves])
-            x = curves[0]["losses"]
+            values = np.array([curve["after"][::2] for curve in curves])
+            x = curves[0]["losses"][::2]
             rows += points(setting, "weighting", group[0], x, values.mean(0), values)
     return rows
 

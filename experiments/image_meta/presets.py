@@ -96,8 +96,9 @@ CPU = Preset(
 
 Half the horizon and the channels, a quarter of the pixels, a third of the batch, half the
 meta-batch, a tenth of the inner optimisations; with so few, λ moves faster and θ is fitted more
-often. Two to seven minutes a run on 2 cores (online RMD: an hour). WarpGrad on CIFAR-100:
-expect 32% (FO) to 36% (robust HyperDistill), 39% for online RMD (RESULTS.md, image_meta/cpu).
+often. Two to seven minutes a run on 2 cores (online RMD: an hour). WarpGrad on CIFAR-100, each
+method at its own rate: expect 33% (FO, 1-step, HyperDistill), 37% (robust HyperDistill), 40% (RMD
+with every loss) and 39% (online RMD) (RESULTS.md, image_meta/tuned).
 """
 
 SMOKE = Preset(
