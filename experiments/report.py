@@ -92,7 +92,8 @@ def main() -> None:
     which = which_method(
         (RESULTS / "which.md").read_text(), sets["sinusoid/tuned"][0], sets["image_meta/tuned"][0]
     )
-    parts = [INTRO, first_page(sets), which]
+    costs = pd.read_csv(RESULTS / "bench" / "cost" / "cost.csv")
+    parts = [INTRO, first_page(sets, costs), which]
     for study, (title, report) in STUDIES.items():
         parts.append(f"# {title}\n")
         parts += [section(folder, report) for folder in names if folder.parent.name == study]
