@@ -72,7 +72,8 @@ PAPER = Preset()
 
 `python -m experiments.image_meta --preset paper --model warpgrad --data-dir data`. Wants a GPU:
 five runs of each method, HyperDistill at four γ. The paper has 60.91 ± 0.27% for HyperDistill and
-58.18 ± 0.52% for 1-step with WarpGrad on CIFAR-100. We have not run it.
+58.18 ± 0.52% for 1-step with WarpGrad on CIFAR-100. We have not run it: a run of FO would take 8
+minutes of an H200, one of 1-step 14 (RESULTS.md, bench/cost).
 """
 
 CPU = Preset(

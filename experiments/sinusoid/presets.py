@@ -75,7 +75,8 @@ RATES = {
 PAPER = Preset()
 """Table 4 and Figure 8 of Lee et al. 2022: `python -m experiments.sinusoid --preset paper`.
 
-Five runs of every method, not timed as a whole; one rate of λ for all, as in the paper, which has
+Five runs of every method, each 1 to 2 s on 2 cores and up to 4 s of compilation (RESULTS.md,
+bench/cost), online RMD 6 s; one rate of λ for all, as in the paper, which has
 HyperDistill at 0.327 ± 0.052 and does not say how many points the outer loss sees: `--outer-points
 10`, 20 and 100 give it about 0.46, 0.36 and 0.34 (RESULTS.md, sinusoid/points-10 and the others).
 """
