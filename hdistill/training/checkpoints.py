@@ -24,7 +24,7 @@ class DamagedCheckpoint(ValueError):
 
 def check_checkpoints(path: pathlib.Path) -> None:
     """There is nothing in the folder but checkpoints, and in those nothing that others have put."""
-    for entry in path.iterdir() if path.exists() else []:
+    for entry in sorted(path.iterdir()) if path.exists() else []:
         whole = entry.name.isdigit() and any((entry / x).exists() for x in (CHECKSUMS, METADATA))
         foreign = [] if whole or PARTIAL in entry.name else [*sorted(_files(entry)), entry]
         step, recorded = _listed(entry)
@@ -36,14 +36,16 @@ def check_checkpoints(path: pathlib.Path) -> None:
         if recorded is not None:
             foreign = sorted(_files(entry) - recorded.keys())
         if foreign:
+            what = "it" if whole or foreign[0] == entry else f"{entry}, no longer a checkpoint,"
             raise ValueError(
-                f"{foreign[0]} was not made by a run: expected checkpoints alone; move it"
+                f"{foreign[0]} was not made by a run: expected checkpoints alone; move {what} away"
             )
 
 
 def recorded_config(path: pathlib.Path) -> dict | None:
     """The configuration in the last checkpoint that can be read, or None."""
-    for record in sorted(path.glob("*/record/metadata"), key=lambda p: int(p.parts[-3]))[::-1]:
+    records = [p for p in path.glob("*/record/metadata") if p.parts[-3].isdigit()]
+    for record in sorted(records, key=lambda p: int(p.parts[-3]))[::-1]:
         try:
             return (read_json(record) or {}).get("config")
         except ValueError:  # `Checkpoints.restore` says so
@@ -64,7 +66,7 @@ class Checkpoints:
         last = path / str(max(self._steps(), default=""))
         if last != path and not (last / CHECKSUMS).exists():  # one that is older had it
             print(f"{last} was never finished: not used", file=sys.stderr)
-            _delete(last)
+            _discard(last)
         self._manager = ocp.CheckpointManager(
             path,
             options=ocp.CheckpointManagerOptions(max_to_keep=None),  # `save` sees to it
@@ -85,7 +87,8 @@ class Checkpoints:
             state=ocp.args.StandardSave(_arrays(state)), record=ocp.args.JsonSave(record)
         )
         try:
-            self._manager.save(step, args=parts)
+            if not self._manager.save(step, args=parts):
+                raise FileExistsError(f"Orbax takes step {step} for saved")
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax raises many kinds
             raise OSError(
@@ -121,7 +124,7 @@ class Checkpoints:
             )
         for step in damaged:
             print(f"{self.path / str(step)} is damaged: the one before is used", file=sys.stderr)
-            _delete(self.path / str(step))
+            _discard(self.path / str(step))
         self._manager.reload()  # it remembers the steps
         return (whole[-1], *self._read(whole[-1], state)) if whole else (0, state, None)
 
@@ -181,6 +184,20 @@ def _delete(folder: pathlib.Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _discard(folder: pathlib.Path) -> None:
+    """Deletes a checkpoint that is of no use.
+
+    Raises:
+      ValueError: something of others is in it, which stays.
+    """
+    _delete(folder)
+    if folder.exists():
+        raise ValueError(
+            f"{sorted(_files(folder))[0]} was not made by a run: expected checkpoints alone; move "
+            f"{folder}, no longer a checkpoint, away"
+        )
 
 
 def _is_whole(folder: pathlib.Path) -> bool:
