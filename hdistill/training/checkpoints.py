@@ -182,8 +182,9 @@ def _delete(folder: pathlib.Path) -> None:
     listed = [folder / name for name in (METADATA, COMMITTED, *ITEMS)]
     for path in (*(listed if recorded is None else recorded), folder / CHECKSUMS):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):  # the deepest first
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _discard(folder: pathlib.Path) -> None:

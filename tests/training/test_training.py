@@ -177,6 +177,14 @@ def test_a_flipped_bit_in_a_checkpoint_is_named_and_the_one_before_it_used_if_as
     assert without_time(again) == without_time(rows)
 
 
+def test_a_file_of_a_checkpoint_that_is_gone_is_damage(tmp_path):
+    whole, _ = train(tmp_path, finish=False)
+    for file in files_of(tmp_path / "checkpoints" / "12" / "state"):
+        file.unlink()
+    state, _ = train(tmp_path, fallback=True, finish=False)
+    np.testing.assert_array_equal(state.hparams, whole.hparams)
+
+
 def test_a_checkpoint_without_its_checksum_was_never_finished(tmp_path, capsys):
     whole, _ = train(tmp_path, finish=False)
     (tmp_path / "checkpoints" / "12" / "sha256").unlink()
