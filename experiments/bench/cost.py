@@ -57,7 +57,7 @@ class Config:
     out: pathlib.Path | None = None
 
     def check(self) -> None:
-        """Raises ValueError for a name that is none of those, a number out of range."""
+        """Raises ValueError for an unknown name or a number out of range."""
         for name in self.setting:
             check_choice("setting", name, ("sinusoid", *MODELS))
         for name in self.method:

@@ -53,7 +53,7 @@ class Config:
     jobs: int = 1
 
     def check(self) -> None:
-        """Raises ValueError for a name that is none of those, a number out of range."""
+        """Raises ValueError for an unknown name or a number out of range."""
         chosen = {"model": MODELS, "form": FORMS, "kind": KINDS}
         for option, choices in chosen.items():
             for name in getattr(self, option):

@@ -78,7 +78,7 @@ def run_command(kind: type[CommandLine], main: Callable, description: str | None
     """Runs `main` of what the command line says.
 
     What is refused ends in one line and status 2, Ctrl-C and SIGTERM in one line and status 130:
-    at once, because Python does not end well while XLA still compiles.
+    at once, because Python crashes if it ends while XLA still compiles.
     """
     for number, handler in HANDLERS.items():
         signal.signal(number, handler)

@@ -59,7 +59,9 @@ def _alike(methods: list[Method]) -> list[list[Method]]:
 def _run(setting: Setting, lanes: list[Lane]) -> None:
     keys = jnp.stack([jax.random.split(jax.random.key(lane.seed), 5) for lane in lanes], 1)
     init_keys, state_keys, train_keys, validation_keys, test_keys = keys
-    method, rates = lanes[0].method, [lane.method.arguments["hyper_rate"] for lane in lanes]
+    method = lanes[0].method
+    rates = jnp.array([lane.method.arguments["hyper_rate"] for lane in lanes])
+
     starts = [setting.start(key) for key in init_keys]
     step, state = _program(setting, method, state_keys, starts)
 
@@ -76,10 +78,10 @@ def _run(setting: Setting, lanes: list[Lane]) -> None:
     for m in tqdm(range(1, setting.inner_optimisations + 1), method.name, leave=False):
         tasks = jax.vmap(lambda key: setting.tasks(jax.random.fold_in(key, m)))(train_keys)
         start = time.perf_counter()
-        state, info = step(jnp.array(rates), state, tasks)
+        state, info = step(rates, state, tasks)
         info = jax.device_get(info)
         seconds = (time.perf_counter() - start) / len(lanes)
-        due = m % setting.validate_every == 0 or m == setting.inner_optimisations
+        due = setting.validates_after(m)
         validated = evaluate(validation_keys, "validation").mean(1) if due else []
         for i, lane in enumerate(lanes):
             if not np.isfinite(info.outer_loss[i]).all():

@@ -53,6 +53,10 @@ class Setting(NamedTuple):
     validate_every: int = 1
     leave: Callable[..., dict[str, Any]] = lambda before, state, key: {}
 
+    def validates_after(self, m: int) -> bool:
+        """Whether a meta-validation follows inner optimisation m."""
+        return m % self.validate_every == 0 or m == self.inner_optimisations
+
 
 def shared(preset) -> dict:
     """What a preset decides of every run: not which runs there are, nor what is a method's own."""
@@ -83,7 +87,7 @@ def run(setting: Setting, learner: hd.Learner, method: Method, seed: int, folder
         return np.asarray(setting.evaluate(state.hparams, state.weights, key, part), float)
 
     def validate(m, state):
-        if m % setting.validate_every and m != setting.inner_optimisations:
+        if not setting.validates_after(m):
             return {}
         figures = evaluate(state, validation_key, "validation")
         return {f"validation_{setting.metric}": float(figures.mean())}
