@@ -13,6 +13,7 @@ gets the table and the plots (after Figures 3, 4, 6 and 11).
 import dataclasses
 import functools
 import io
+import math
 import pathlib
 
 import jax
@@ -26,6 +27,7 @@ from experiments.common.runs import spent
 from experiments.common.sets import open_out, write_set
 from experiments.common.study import Setting, check_protocol, tell
 from experiments.fidelity import report
+from experiments.fidelity.passes import compare_passes
 from experiments.fidelity.presets import PRESETS, Preset
 from experiments.fidelity.setting import ProblemName, adapted, contenders, make_setting
 from experiments.image_meta.presets import PresetName
@@ -106,6 +108,10 @@ class Study:
                 costs.append((task, name, fidelity.theta, *cost))
                 by_step = zip(*(getattr(fidelity, field) for field in BY_STEP))
                 cosines += [(task, name, t, *row) for t, row in enumerate(by_step, 1)]
+            for name, one in compare_passes(setting, *case).items():
+                costs.append((task, name, math.nan, one.products, one.seconds, one.memory))
+                at_end = (getattr(one, field) for field in BY_STEP)
+                cosines.append((task, name, setting.horizon, *at_end))
             fitted = self.fit_size(*case, jax.random.key(0))[1]
             samples += [(task, s, *row) for s, row in enumerate(zip(*fitted), 1)]
         _write(folder, f"{stage}-cosines", ["task", "method", "t", *BY_STEP], cosines)
