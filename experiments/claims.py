@@ -119,7 +119,7 @@ def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> st
 
 
 def _row(where: str, claim: str, paper: str, ours: str, holds: str, link: str) -> dict:
-    shown = f"[{link}](#{link.replace('/', '')})" if link else ""
+    shown = f"[{link}](experiments/results/{link}/README.md)" if link else ""
     cells = (where, claim, paper, ours, holds, shown)
     return dict(zip(("where", "claim", "paper", "ours", "holds?", "set"), cells))
 

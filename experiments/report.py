@@ -3,17 +3,19 @@
     python -m experiments.report
 
 A set, experiments/results/STUDY/SET/, is the OUT/report of a study (`experiments.common.sets`): its
-runs.csv and series.csv are all that is read. notes.md, beside them, is what we make of it. To add a
-set, copy OUT/report there. Nothing is shown that was not run.
+runs.csv and series.csv are all that is read. notes.md, beside them, is what we make of it; its
+first paragraph is what RESULTS.md says of the set. To add a set, copy OUT/report there and write
+the notes. Nothing is shown that was not run.
 """
 
-import json
 import pathlib
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from experiments.claims import first_page, which_method
 from experiments.common.sets import draw_set, load_set
+from experiments.common.tables import ranges
 from experiments.fidelity import report as fidelity
 from experiments.image_meta import report as image_meta
 from experiments.sinusoid import report as sinusoid
@@ -42,47 +44,25 @@ HyperDistill is the one *with momentum*; image_meta/rates and image_meta/tuned h
 """
 
 
-def provenance(frame: pd.DataFrame) -> str:
-    """The lines that say what produced the runs."""
-
-    def distinct(values) -> str:
-        return ", ".join(dict.fromkeys(str(value) for value in values))
-
-    packages = [", ".join(f"{k} {v}" for k, v in json.loads(x).items()) for x in frame["packages"]]
-    return (
-        f"- preset {distinct(frame['preset'])}, seeds {ranges(frame['seed'])}\n"
-        f"- device {distinct(frame['device'])}; Python {distinct(frame['python'])}; "
-        f"{distinct(packages)}\n"
-        f"- commit {distinct(frame['commit'])}\n"
-    )
+def entry(page: pathlib.Path, what: str, runs: str = "") -> str:
+    """A set's line: its page, its runs, what it is."""
+    link = page.relative_to(ROOT).as_posix()
+    return f"- [{page.parent.parent.name}/{page.parent.name}]({link}){runs}: {what}"
 
 
-def ranges(seeds) -> str:
-    """Whole numbers in order, those that follow one another as "0 to 4"."""
-    spans: list[list[int]] = []
-    for seed in sorted(set(map(int, seeds))):
-        if spans and seed == spans[-1][1] + 1:
-            spans[-1][1] = seed
-        else:
-            spans.append([seed, seed])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans)
+def first_paragraph(text: str) -> str:
+    """The first paragraph that is not a heading."""
+    return next(part for part in text.split("\n\n") if not part.startswith("#")).strip()
 
 
-def section(folder: pathlib.Path, report) -> str:
-    """A set: what produced it, its table, its pictures, its notes."""
-    table = draw_set(report, OwnedFolder(folder, "a report"))
-    pictures = [
-        f"![{image.stem}]({image.relative_to(ROOT).as_posix()})\n"
-        for image in sorted(folder.glob("*.svg"))
-    ]
-    parts = [f"## {folder.parent.name}/{folder.name}\n", provenance(load_set(folder)[0]), table]
-    return "\n".join([*parts, *pictures, *notes(folder)])
-
-
-def notes(folder: pathlib.Path) -> list[str]:
-    """The folder's notes.md, if it has one."""
-    file = folder / "notes.md"
-    return [file.read_text().strip() + "\n"] if file.exists() else []
+def study_sets(folders: Sequence[pathlib.Path], report) -> Iterator[str]:
+    """Draws the sets of a study; gives the line of each."""
+    for folder in folders:
+        draw_set(report, OwnedFolder(folder, "a report"))
+        frame, _ = load_set(folder)
+        runs = f" (preset {', '.join(frame['preset'].unique())}, seeds {ranges(frame['seed'])})"
+        what = first_paragraph((folder / "notes.md").read_text())
+        yield entry(folder / "README.md", what, runs)
 
 
 def main() -> None:
@@ -95,15 +75,15 @@ def main() -> None:
     costs = pd.read_csv(RESULTS / "bench" / "cost" / "cost.csv")
     parts = [INTRO, first_page(sets, costs), which]
     for study, (title, report) in STUDIES.items():
-        parts.append(f"# {title}\n")
-        parts += [section(folder, report) for folder in names if folder.parent.name == study]
+        of_study = [folder for folder in names if folder.parent.name == study]
+        parts += [f"# {title}\n", *study_sets(of_study, report), ""]
     parts.append("# Measurements of the library\n")
-    for folder in sorted((RESULTS / "bench").iterdir()):
-        parts += [f"## bench/{folder.name}\n", *notes(folder)]
-    parts.append("# Research\n\nWhat was tried and not kept:\n")
+    for page in sorted((RESULTS / "bench").glob("*/README.md")):
+        parts.append(entry(page, first_paragraph(page.read_text())))
+    parts.append("\n# Research\n\nWhat was tried and not kept:\n")
     for file in sorted((RESULTS / "research").glob("*.md")):
-        parts.append(f"- [{file.stem}]({file.relative_to(ROOT).as_posix()})\n")
-    RESULTS_MD.write_text("\n".join(parts))
+        parts.append(f"- [{file.stem}]({file.relative_to(ROOT).as_posix()})")
+    RESULTS_MD.write_text("\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
     runs.csv    a row a run: its configuration, its figures, what produced them
     series.csv  what the pictures draw: a row a point, of a named series of a method
-    table.md, NAME.svg
+    notes.md    what we make of it, if anything; its first paragraph says what the set is
+    README.md   what produced it, its table, its pictures NAME.svg, the notes
 
 A study's `report` module gives `series(runs)`, `table(frame)` and `plots(frame, series)`, and
 `to_frame(runs)` where a run makes several rows.
 """
 
+import io
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 
 import matplotlib
@@ -19,9 +22,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from experiments.common.runs import read_runs
+from experiments.common.tables import provenance
 from hdistill.training import OwnedFolder, Run
 
-FILES = ("runs.csv", "series.csv", "table.md")
+FILES = ("runs.csv", "series.csv", "README.md")
 SERIES = ["setting", "series", "method", "title", "x", "low", "y", "high"]
 matplotlib.rcParams |= {
     "svg.hashsalt": "hdistill",
@@ -51,17 +55,37 @@ def write_set(report, out: pathlib.Path, study: str) -> str:
 
 
 def draw_set(report, folder: OwnedFolder) -> str:
-    """Writes the table and the pictures of a set; returns the table."""
+    """Writes the page and the pictures of a set; returns its table."""
     frame, series = load_set(folder.path)
     text = report.table(frame)
-    folder.claim("table.md").write_text(text)
     figures = {f"{name}.svg": figure for name, figure in report.plots(frame, series).items()}
     for name, figure in figures.items():
-        figure.savefig(folder.claim(name), metadata={"Date": None})
-        plt.close(figure)
+        folder.claim(name).write_text(svg(figure))
     for name in folder.made.difference(FILES, figures):  # drawn from other runs
         (folder.path / name).unlink(missing_ok=True)
+    folder.claim("README.md").write_text(page(folder.path, frame, text, sorted(figures)))
     return text
+
+
+def svg(figure) -> str:
+    """The picture, its coordinates to a hundredth of a point: half the bytes."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", text.getvalue())
+
+
+def page(folder: pathlib.Path, frame: pd.DataFrame, table: str, pictures: Sequence[str]) -> str:
+    """README.md of a set."""
+    title = f"# {folder.parent.name}/{folder.name}\n"
+    shown = [f"![{name.removesuffix('.svg')}]({name})\n" for name in pictures]
+    return "\n".join([title, provenance(frame), table, *shown, *notes(folder)])
+
+
+def notes(folder: pathlib.Path) -> list[str]:
+    """The folder's notes.md, if it has one."""
+    file = folder / "notes.md"
+    return [file.read_text().strip() + "\n"] if file.exists() else []
 
 
 def load_set(folder: pathlib.Path) -> tuple[pd.DataFrame, pd.DataFrame]:

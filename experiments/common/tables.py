@@ -145,3 +145,29 @@ def products(group: pd.DataFrame) -> float:
     """Jacobian products of Φ for each inner optimisation of a task."""
     done = group["inner_optimisations_done"].sum()
     return group["products"].sum() / done if done else np.nan
+
+
+def provenance(frame: pd.DataFrame) -> str:
+    """The lines that say what produced the runs."""
+
+    def distinct(values) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values))
+
+    packages = [", ".join(f"{k} {v}" for k, v in json.loads(x).items()) for x in frame["packages"]]
+    return (
+        f"- preset {distinct(frame['preset'])}, seeds {ranges(frame['seed'])}\n"
+        f"- device {distinct(frame['device'])}; Python {distinct(frame['python'])}; "
+        f"{distinct(packages)}\n"
+        f"- commit {distinct(frame['commit'])}\n"
+    )
+
+
+def ranges(seeds) -> str:
+    """Whole numbers in order, those that follow one another as "0 to 4"."""
+    spans: list[list[int]] = []
+    for seed in sorted(set(map(int, seeds))):
+        if spans and seed == spans[-1][1] + 1:
+            spans[-1][1] = seed
+        else:
+            spans.append([seed, seed])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans)

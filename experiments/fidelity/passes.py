@@ -1,7 +1,7 @@
 """The methods of one backward pass at the end of an inner optimisation, against the exact pass."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def compare_passes(setting: Setting, hparams, weights, batches, outer_batch) -> 
     methods = [adapted(name, setting) for name in METHODS]
     methods = [m for m in methods if not isinstance(m.estimator(setting), hd.Estimator)]
     methods = [m for m in methods if m.arguments.get("anchors", 1) <= setting.horizon]
-    programs = [jax.jit(_offline(m, setting)).lower(*case).compile() for m in methods]
+    programs: list[Any] = [jax.jit(_offline(m, setting)).lower(*case).compile() for m in methods]
     seconds = medians([functools.partial(p, *case) for p in programs], 3)
     found = {m.name: program(*case) for m, program in zip(methods, programs)}
     compared = {}

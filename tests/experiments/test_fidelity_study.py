@@ -68,7 +68,7 @@ def test_a_run_that_is_cut_after_the_first_stage_goes_on(tmp_path, monkeypatch):
     ours = rows.loc[rows["method"] == "paper-0.9", "cosine"]
     assert summary["cosine"] == pytest.approx(ours.mean()) and summary["diverged"] is None
     report = tmp_path / "report"
-    assert "| exact RMD | 1.000 |" in (report / "table.md").read_text()
+    assert "| exact RMD | 1.000 |" in (report / "README.md").read_text()
     plots = {path.name for path in report.glob("*.svg")}
     assert plots == {f"sinusoid-figure{n}.svg" for n in ("3", "4", "6-11")}
 

@@ -93,7 +93,7 @@ def test_smoke_run_leaves_what_it_should(tmp_path, capsys):
     main(dataclasses.replace(SMOKE, out=tmp_path))
     assert "1-step" in capsys.readouterr().out
     name = "metaweightnet-cifar100-reptile"
-    for file in ("table.md", f"{name}-learning.svg", f"{name}-weighting.svg"):
+    for file in ("README.md", f"{name}-learning.svg", f"{name}-weighting.svg"):
         assert (tmp_path / "report" / file).stat().st_size > 0
     run = tmp_path / name / "one-step" / "seed-0"
     summary = json.loads((run / "summary.json").read_text())

@@ -82,7 +82,7 @@ def test_smoke_study_leaves_what_it_should(tmp_path, capsys):
     main(dataclasses.replace(config, method="hyperdistill"))
     printed = capsys.readouterr().out
     assert "HyperDistill (γ=0.9)" in printed and "0.327" not in printed
-    for name in ("table.md", "runs.csv", "series.csv", "learning.svg", "curves.svg"):
+    for name in ("README.md", "runs.csv", "series.csv", "learning.svg", "curves.svg"):
         assert (tmp_path / "report" / name).stat().st_size > 0
     run = tmp_path / "hyperdistill-gamma0.9" / "seed-0"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -63,5 +63,5 @@ def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypat
     curves = json.loads((folder / "weighting.json").read_text())
     assert curves["before"] != curves["after"]
     report = tmp_path / "report"
-    assert "HyperDistill (γ=0.9, size 1)" in (report / "table.md").read_text()
+    assert "HyperDistill (γ=0.9, size 1)" in (report / "README.md").read_text()
     assert {path.stem for path in report.glob("*.svg")} == {"learning", "retraining", "weighting"}
