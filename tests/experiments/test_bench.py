@@ -1,9 +1,14 @@
 """The benches count what they say they count."""
 
+import sys
+
+import pandas as pd
 import pytest
 
 from experiments.bench.cost import fits
 from experiments.bench.images import make_call, operations
+from experiments.bench.peers import __main__ as peers
+from experiments.bench.peers import environments
 from experiments.common.methods import METHODS
 from experiments.image_meta.presets import protocol
 
@@ -32,3 +37,23 @@ def test_operations_of_a_step_are_those_counted_by_hand():
 def test_fits_of_a_hundred_inner_optimisations(name, total):
     fitted = fits(METHODS[name], 100)
     assert len(fitted) == 100 and sum(fitted) == total
+
+
+def test_peers_are_held_against_ours_and_timed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(peers, "CASES", {("sinusoid", "rmd"): ("hdistill", "jax_grad")})
+    monkeypatch.setattr(peers, "TOLERANCE", 0.0)  # below rounding: it must say so
+    peers.main(peers.Config(("sinusoid",), ("jax_grad",), repeats=2, out=tmp_path))
+    rows = pd.read_csv(tmp_path / "peers.csv").set_index("side")
+    assert list(rows.index) == ["hdistill", "jax_grad"] and (rows["seconds"] > 0).all()
+    assert (rows["first_seconds"] > rows["seconds"]).all()
+    assert 0 < rows["difference"]["jax_grad"] < 1e-4
+    said = capsys.readouterr()
+    assert "| sinusoid | rmd | jax_grad |" in said.out and (tmp_path / "peers.svg").exists()
+    assert "jax_grad, sinusoid, rmd: another answer" in said.err
+
+
+def test_a_peer_that_cannot_be_installed_is_left_out(tmp_path, capsys, monkeypatch):
+    assert environments.python_of("jax_grad", tmp_path) == sys.executable
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert environments.python_of("higher", tmp_path) is None
+    assert "higher left out" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""hdistill."""
+
+import functools
+
+import jax
+import optax
+from jax_model import losses
+from serve import leaves_of, serve
+
+import hdistill as hd
+from hdistill.models.layers import conv3x3
+
+
+def make(problem, method, settings, arrays):
+    """One program, the tasks side by side."""
+    optimizer = optax.sgd(settings["rate"], momentum=settings["momentum"] or None)
+    phi = hd.from_losses(*losses(problem, conv3x3), optimizer)
+    lam, w = leaves_of(arrays, "lam"), leaves_of(arrays, "w")
+    weights = hd.InnerState(w, optimizer.init(w))
+    tasks = tuple((arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("inner", "outer"))
+    offline = {"rmd": hd.offline.reverse_mode}
+    offline["implicit"] = functools.partial(hd.offline.implicit, solver="cg", terms=200)
+    if method in offline:
+        return functools.partial(
+            hypergradient(phi, offline[method], settings["horizon"]), lam, weights, tasks
+        )
+    if method == "hyperdistill":
+        estimator = hd.online.hyperdistill(phi, gamma=0.9)
+        tasks = jax.tree.map(lambda x: x[:1], tasks)  # gradhpo's run has one task
+    else:
+        estimator = hd.online.one_step(phi)
+    learner = hd.learner(
+        phi,
+        estimator,
+        hyper_optimizer=optax.sgd(settings["hyper_rate"]),
+        horizon=settings["horizon"],
+        sample_inner=lambda key, task: task[0],
+        sample_outer=lambda key, task: task[1],
+    )
+    state = learner.init(jax.random.key(0), lam, weights)
+    if method == "hyperdistill":
+        return ten_times(learner, state, tasks)
+    step = jax.jit(lambda state: learner.pure_step(state, tasks)[0].hparams)
+    return lambda: step(state)
+
+
+def hypergradient(phi, method, horizon):
+    """(λ, w_0, tasks) -> the mean hypergradient."""
+
+    def one(lam, weights, inner, outer):
+        return method(phi, lam, weights, lambda t: inner, outer, horizon=horizon).total
+
+    def mean(lam, weights, tasks):
+        each = jax.vmap(one, (None, None, 0, 0))(lam, weights, *tasks)
+        return jax.tree.map(lambda x: x.mean(0), each)
+
+    return jax.jit(mean)
+
+
+def ten_times(learner, state, tasks):
+    """Ten inner optimisations, one after the other; the state is not donated."""
+    step = jax.jit(learner.pure_step)
+
+    def call():
+        after = state
+        for _ in range(10):
+            after, _ = step(after, tasks)
+        return after.hparams
+
+    return call
+
+
+serve(make)
