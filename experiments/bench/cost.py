@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments.bench.timing import medians, warn_if_busy
 from experiments.common.command import run_command
 from experiments.common.methods import METHODS, Method
 from experiments.common.study import Setting
 from experiments.common.tables import markdown
+from experiments.common.timing import medians, warn_if_busy
 from experiments.image_meta.presets import PresetName
 from experiments.image_meta.setting import MODELS
 from experiments.image_meta.setting import make_setting as make_image_setting

@@ -19,9 +19,9 @@ import optax
 
 import hdistill as hd
 from experiments.bench.conv import lax_conv
-from experiments.bench.timing import medians, warn_if_busy
 from experiments.common.command import run_command
 from experiments.common.tables import markdown
+from experiments.common.timing import medians, warn_if_busy
 from experiments.image_meta.presets import PresetName, protocol
 from experiments.image_meta.setting import MODELS
 from hdistill.checks import check_choice, check_count

@@ -72,7 +72,11 @@ def svg(figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
-    return re.sub(r"(\d\.\d\d)\d+", r"\1", text.getvalue())
+
+    def shortened(tag: re.Match) -> str:
+        return re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0])
+
+    return re.sub("<[^>]*>", shortened, text.getvalue())  # in the tags, not in the words
 
 
 def page(folder: pathlib.Path, frame: pd.DataFrame, table: str, pictures: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import hdistill as hd
 from experiments.common.command import Command, run_command
+from experiments.common.methods import METHODS
 from experiments.common.runs import spent
 from experiments.common.sets import open_out, write_set
 from experiments.common.study import Setting, check_protocol, tell
@@ -31,6 +32,7 @@ from experiments.fidelity.passes import compare_passes
 from experiments.fidelity.presets import PRESETS, Preset
 from experiments.fidelity.setting import ProblemName, adapted, contenders, make_setting
 from experiments.image_meta.presets import PresetName
+from hdistill.checks import check_gamma
 from hdistill.training import NonFiniteLoss, RunFolder
 from hdistill.training import run as train
 
@@ -44,13 +46,21 @@ class Config(Command):
     Attributes:
       problem: what to compare on.
       preset: the protocol, that of the same name of the problem's own study.
+      gamma: γ of the grids; none for the preset's.
       data_dir: folder of the images' pools.
     """
 
     problem: tuple[ProblemName, ...] = ("warpgrad",)
     preset: PresetName = "cpu"
+    gamma: tuple[float, ...] = ()
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/fidelity")
+
+    def check(self) -> None:
+        """Raises ValueError for a number out of range."""
+        super().check()
+        for gamma in self.gamma:
+            check_gamma(gamma)
 
 
 class Study:
@@ -129,6 +139,8 @@ def _write(folder: RunFolder, name: str, columns: list[str], rows: list[tuple]) 
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     preset = PRESETS[config.preset]
+    if config.gamma:
+        preset = dataclasses.replace(preset, gammas=config.gamma)
     open_out(config.out, "fidelity")
     for problem in config.problem:
         setting = make_setting(problem, config.preset, config.data_dir)
@@ -136,6 +148,7 @@ def main(config: Config) -> None:
         protocol = setting.protocol | dataclasses.asdict(preset)
         protocol |= {"study": "fidelity", "problem": problem, "title": f"Fidelity, {problem}"}
         protocol["arguments"] = study.trained_by.arguments
+        protocol["compared"] = {name: adapted(name, setting).arguments for name in METHODS}
         check_protocol(protocol, (config.out / problem).glob("seed-*/config.json"))
         for seed in config.seed or preset.seeds:
             path = config.out / problem / f"seed-{seed}"

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 import hdistill as hd
-from experiments.bench.timing import medians
 from experiments.common.methods import METHODS
 from experiments.common.study import Setting
+from experiments.common.timing import medians
 from experiments.fidelity.setting import adapted
 
 
@@ -44,13 +44,12 @@ def compare_passes(setting: Setting, hparams, weights, batches, outer_batch) -> 
     case = hparams, weights, batches, outer_batch
     methods = [adapted(name, setting) for name in METHODS]
     methods = [m for m in methods if not isinstance(m.estimator(setting), hd.Estimator)]
-    methods = [m for m in methods if m.arguments.get("anchors", 1) <= setting.horizon]
     programs: list[Any] = [jax.jit(_offline(m, setting)).lower(*case).compile() for m in methods]
     seconds = medians([functools.partial(p, *case) for p in programs], 3)
-    found = {m.name: program(*case) for m, program in zip(methods, programs)}
+    answers = {m.name: program(*case) for m, program in zip(methods, programs)}
     compared = {}
     for method, program, time in zip(methods, programs, seconds):
-        (g, info), exact = found[method.name], found[reference(method)][0]
+        (g, info), exact = answers[method.name], answers[reference(method)][0]
         compared[method.name] = Pass(
             *_closeness(g.total, exact.total),
             *_closeness(g.second_order, exact.second_order),

@@ -8,7 +8,7 @@ import pandas as pd
 
 from experiments.common.methods import METHODS
 from experiments.common.plots import COLOURS, points
-from experiments.common.tables import format_interval, markdown
+from experiments.common.tables import count_runs, format_interval, markdown
 
 STAGES = ("random", "trained")
 SHOWN = ("fo", "one-step", "nift", "paper-0.9", "fitted-0.9", "robust")
@@ -53,6 +53,7 @@ def to_frame(runs) -> pd.DataFrame:
             cost = costs[costs["method"] == method]
             row = {"problem": run.config["problem"], "preset": run.config["preset"]}
             row |= {"seed": run.config["seed"], "method": method}
+            row["arguments"] = json.dumps(run.config.get("compared", {}).get(method))
             for field in ("cosine", "second_order_cosine"):
                 row |= {f"{field}_{stage}": x[field].mean() for stage, x in of.items()}
             row["second_order_ratios"] = _short(of[STAGES[1]]["second_order_ratio"])
@@ -78,11 +79,14 @@ def table(frame: pd.DataFrame) -> str:
     parts = []
     for problem, group in frame.groupby("problem"):
         rows = [_row(method, runs) for method, runs in group.groupby("method", sort=False)]
+        runs = count_runs(group["seed"].nunique())
         parts.append(
-            f"**{problem}**\n\n{markdown(rows)}\n{group['seed'].nunique()} runs. Cosines to exact "
+            f"**{problem}**\n\n{markdown(rows)}\n{runs}. Cosines to exact "
             "RMD, means over t = 1..T and the tasks, ± 95% over the runs. Products, seconds and "
             "memory (beside arguments and results) are of a whole inner optimisation with a "
-            "hypergradient after every step, a fit of θ included.\n"
+            "hypergradient after every step, a fit of θ included. DrMAD and RMD once at T, or with "
+            "every loss, have one hypergradient for the whole, held against the exact one of the "
+            "same losses.\n"
         )
     return "\n".join(parts)
 

@@ -64,6 +64,7 @@ class Preset:
         """The arguments of a method, as far as it has them, that this decides."""
         rate = self.hyper_rates.get(method, self.hyper_rate)
         fitted = {"every": self.every, "fit_period": self.fit_period, "size": self.size}
+        fitted |= {"anchors": min(6, self.horizon)}
         return fitted | dict(zip(("terms", "last"), self.neumann)) | {"hyper_rate": rate}
 
 

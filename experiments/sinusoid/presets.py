@@ -50,7 +50,7 @@ class Preset:
     def arguments(self, method: str) -> dict:
         """The arguments of a method, as far as it has them, that this decides."""
         rate = self.hyper_rates.get(method, self.hyper_rate)
-        fitted = {"fit_period": self.fit_period}
+        fitted = {"fit_period": self.fit_period, "anchors": min(6, self.horizon)}
         return fitted | dict(zip(("terms", "last"), self.neumann)) | {"hyper_rate": rate}
 
 

@@ -1,11 +1,13 @@
 """The committed results: every table can be drawn again to the byte, from two files a set."""
 
+import re
 import shutil
 
+import matplotlib.pyplot as plt
 import pytest
 
 from experiments import report
-from experiments.common.sets import draw_set
+from experiments.common.sets import draw_set, svg
 from experiments.common.tables import verdict
 from hdistill.training import OwnedFolder
 
@@ -26,6 +28,14 @@ def test_a_set_is_drawn_again_from_its_two_files(study, folder, tmp_path, monkey
     assert (copy / "README.md").read_text() == (folder / "README.md").read_text()
     pictures = {path.name for path in folder.glob("*.svg")}
     assert {path.name for path in copy.glob("*.svg")} == pictures
+
+
+def test_a_picture_s_words_keep_their_digits():
+    figure, axis = plt.subplots()
+    axis.plot([0, 1 / 3], [0, 2 / 3], label="γ=0.9999")
+    axis.legend()
+    text = svg(figure)
+    assert "γ=0.9999" in text and not re.search(r'd="[^"]*\d\.\d{3}', text)
 
 
 def test_results_are_few_and_small():

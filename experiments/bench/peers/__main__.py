@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from experiments.bench.peers.environments import PACKAGES, python_of
 from experiments.bench.peers.problems import SETTINGS, make_problem
-from experiments.bench.timing import warn_if_busy
 from experiments.common.command import run_command
 from experiments.common.sets import svg
 from experiments.common.tables import markdown
+from experiments.common.timing import warn_if_busy
 from hdistill.checks import check_choice, check_count
 from hdistill.training import OwnedFolder
 
