@@ -5,7 +5,8 @@
 A set, experiments/results/STUDY/SET/, is the OUT/report of a study (`experiments.common.sets`): its
 runs.csv and series.csv are all that is read. notes.md, beside them, is what we make of it; its
 first paragraph is what RESULTS.md says of the set. To add a set, copy OUT/report there and write
-the notes. Nothing is shown that was not run.
+the notes. The pages of bench/ are written by hand around what their commands print. Nothing is
+shown that was not run.
 """
 
 import pathlib

@@ -1,6 +1,6 @@
 """The documentation's Python: `python -m tests.documents pages|examples|code DIR`.
 
-In a process of its own, because the tests' process has float64 on and four devices.
+In its own process, because the tests' process has float64 on and four devices.
 
 - pages: the blocks of README, of each page in docs/ and of each notebook, in order.
 - examples: the docstrings' examples, after the blocks of docs/api/index.md.

@@ -70,7 +70,7 @@ def test_another_option_shape_or_function_is_another_program():
     assert np.abs(doubled.total - call().total).max() > 1e-3
 
 
-def test_settings_are_seen():
+def test_another_setting_compiles_again():
     case = quadratic("sgd", horizon=3, dtype=jnp.float32)
     with jax.enable_x64(False):
         single = hd.offline.reverse_mode(*case).total
@@ -89,7 +89,7 @@ def test_the_cache_is_bounded_and_can_be_cleared():
     assert cache._program.cache_info().currsize == 0
 
 
-def test_functions_without_a_hash_are_told_apart_by_identity():
+def test_functions_without_a_hash_are_distinguished_by_identity():
     class Update:
         __hash__ = None
 

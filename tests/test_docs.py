@@ -1,6 +1,7 @@
 """README, documentation and docstrings: their Python runs, and every public name has an example."""
 
 import importlib
+import inspect
 import os
 import re
 import shlex
@@ -59,6 +60,12 @@ def test_the_two_commands_are_there():
         assert re.search(rf"^{target}:", text, re.M), target
 
 
+def test_the_reference_has_every_public_name():
+    pages = "\n".join(path.read_text() for path in ROOT.glob("docs/api/*.md"))
+    modules = {name for name, value in PUBLIC.items() if inspect.ismodule(value)}
+    assert PUBLIC.keys() - modules <= set(re.findall(r"^::: (\S+)$", pages, re.M))
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_has_an_example(name):
     value = PUBLIC[name]
@@ -67,10 +74,10 @@ def test_a_public_name_has_an_example(name):
         assert ">>>" in value.__doc__ or (described and "Attributes:" in value.__doc__)
 
 
-PAGES = [ROOT / "README.md", ROOT / "RESULTS.md", *ROOT.glob("experiments/results/**/README.md")]
+LINKING = [ROOT / "README.md", ROOT / "RESULTS.md", *ROOT.glob("experiments/results/**/README.md")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.parent.name)
 def test_links_within_the_repository_lead_somewhere(page):
     text = page.read_text()
     links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text)

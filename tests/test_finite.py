@@ -102,7 +102,7 @@ def test_an_offline_method_in_the_learner():
 
 
 @pytest.mark.parametrize("name", ["hyperdistill", "robust_hyperdistill"])
-def test_a_missing_derivative_is_told_by_estimators_that_fit(name):
+def test_a_missing_derivative_is_reported_by_estimators_that_fit(name):
     optimizer = CLIPPED
     problem = hd.from_losses(
         lambda p, h, b: h * jnp.mean((b @ p) ** 2),

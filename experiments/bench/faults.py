@@ -1,6 +1,6 @@
 """What a run survives: kills at random moments, every file damaged, a full disk, two at once.
 
-    python -m experiments.bench.faults [--kills 60] [--damages 100] [--seed 0]
+    python -m experiments.bench.faults [--kills 60] [--damages 120] [--seed 0]
 
 A small run (60 steps of HyperDistill on two sinusoids, a checkpoint every 5) is made whole once.
 Then, again and again, one is hurt, and resumed. After each: *same*, the end is that of the whole
@@ -13,6 +13,7 @@ import collections
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import pathlib
 import random
@@ -46,12 +47,13 @@ class Config:
 
     Attributes:
       kills: runs killed at a random moment.
-      damages: runs of which a random file is deleted, cut or gets a flipped bit.
+      damages: runs of which a file is deleted, cut or gets a flipped bit; each file once in each
+        way, in random order, before any again.
       seed: of what is random.
     """
 
     kills: int = 60
-    damages: int = 100
+    damages: int = 120
     seed: int = 0
 
     def check(self) -> None:
@@ -161,14 +163,21 @@ class Faults:
         process.wait()
         return self.outcome(folder)
 
-    def damage(self, number: int, ended: bool) -> tuple[str, str]:
-        """(what was done, what became of it) of one file of a run that ended, or nearly."""
+    def damages(self, count: int) -> list[tuple[pathlib.Path, str]]:
+        """Which file of a run is hurt, and how: each in each way, in random order, then again."""
+        whole = self.root / "whole"
+        files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
+        ways = itertools.product(sorted(files), ("deleted", "cut", "flipped"))
+        shuffled = self.rng.sample(every := list(ways), len(every))
+        return list(itertools.islice(itertools.cycle(shuffled), count))
+
+    def damage(self, number: int, file: pathlib.Path, kind: str, ended: bool) -> str:
+        """What becomes of a run that ended, or nearly, with one file hurt."""
         folder = self.root / f"damage-{number}"
         shutil.copytree(self.root / "whole", folder)
         if not ended:
             (folder / "summary.json").unlink()
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        path, kind = self.rng.choice(files), self.rng.choice(("deleted", "cut", "flipped"))
+        path = folder / file
         content = bytearray(path.read_bytes())
         if kind == "deleted" or not content:
             path.unlink()
@@ -177,7 +186,7 @@ class Faults:
         else:
             content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
             path.write_bytes(content)
-        return f"{path.relative_to(folder)} {kind}", self.outcome(folder)
+        return self.outcome(folder)
 
     def full_disk(self) -> str:
         """No file may grow beyond 2 kB from here on, as on a full disk."""
@@ -231,11 +240,12 @@ def main(config: Config) -> None:
         for i in tqdm(range(config.kills), desc="kills"):
             name, how = rng.choice([("SIGKILL", signal.SIGKILL), ("SIGTERM", signal.SIGTERM)])
             table[name][faults.kill(i, how)] += 1
-        for i in tqdm(range(config.damages), desc="damages"):
-            done, outcome = faults.damage(i, ended=rng.random() < 0.5)
+        for i, (file, kind) in enumerate(tqdm(faults.damages(config.damages), desc="damages")):
+            ended = file.name == "summary.json" or rng.random() < 0.5
+            outcome = faults.damage(i, file, kind, ended)
             if outcome in ("lost", "silent"):
-                print(f"{outcome}: {done}", file=sys.stderr)
-            table[done.rsplit(" ", 1)[1]][outcome] += 1
+                print(f"{outcome}: {file} {kind}", file=sys.stderr)
+            table[f"file {kind}"][outcome] += 1
         table["full disk"][faults.full_disk()] += 1
         table["two at once"][faults.two_at_once()] += 1
     outcomes = ("same", "named", "again", "lost", "silent")

@@ -67,7 +67,6 @@ def make_learner(method: Method, problem: hd.Problem, plain: hd.Problem, horizon
     """The method's learner; an inner loss's points are the task's first, the outer's its second."""
     of_method = plain if method.arguments.get("surrogate") else problem
     own = {k: v for k, v in method.arguments.items() if k in ("gamma", "mixing", "memory", "trust")}
-    every = {"every": 1} if "every" in method.arguments else {}
     # No fit: it has its own pass over T, once in a while.
     return hd.learner(
         of_method,
@@ -77,7 +76,7 @@ def make_learner(method: Method, problem: hd.Problem, plain: hd.Problem, horizon
         fit_period=lambda m: False,
         sample_inner=lambda key, task: task[0],
         sample_outer=lambda key, task: task[1],
-        **every,
+        every=1 if "every" in method.arguments else None,
     )
 
 

@@ -8,7 +8,7 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import tyro
@@ -42,7 +42,8 @@ class Command:
     fallback: bool = False
 
     def check(self) -> None:
-        """Raises ValueError for a seed that JAX would take for another."""
+        """Raises ValueError for a seed that JAX would take for another, or one given twice."""
+        check_once("seed", self.seed)
         for seed in self.seed:
             if not 0 <= seed <= LARGEST_SEED:
                 raise ValueError(f"seed={seed}: expected a whole number from 0 to {LARGEST_SEED}")
@@ -51,6 +52,12 @@ class Command:
     def how(self) -> dict[str, bool]:
         """How to open a run's folder."""
         return {"resume": self.resume, "fallback": self.fallback}
+
+
+def check_once(name: str, values: Collection) -> None:
+    """Raises ValueError where a value, which is a run, is given twice."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name}={' '.join(map(str, values))}: expected each once")
 
 
 def _interrupt(number, frame):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import hdistill as hd
+from experiments.common.command import check_once
 from hdistill.checks import check_gamma, check_positive
 
 # When θ is fitted again, where it is not every so many inner optimisations.
@@ -196,10 +197,12 @@ def chosen(
         it, or of the one that is named.
 
     Raises:
-      ValueError: a name that is not a method's, a γ outside [0, 1] or for a method without one, a
-        rate that is not positive.
+      ValueError: a value given twice, a name that is not a method's, a γ outside [0, 1] or for a
+        method without one, a rate that is not positive.
     """
     given = {key: values for key, values in given.items() if values}
+    for key in given:
+        check_once(key, given[key])
     for gamma in given.get("gamma", ()):
         check_gamma(gamma)
     for rate in given.get("hyper_rate", ()):

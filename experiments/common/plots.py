@@ -52,9 +52,9 @@ def training_rows(runs: Sequence[Run], field: str, setting: str = "", name: str 
         if not length:  # every run diverged
             continue
         values = _smooth(np.array([[row[field] for row in r[:length]] for r in metrics]))
-        kept = np.arange(length)[:: -max(1, length // POINTS)][::-1]  # the last is among them
-        steps = [metrics[0][i]["step"] for i in kept]
-        values = values[:, kept]
+        drawn = np.arange(length)[:: -max(1, length // POINTS)][::-1]  # the last is among them
+        steps = [metrics[0][i]["step"] for i in drawn]
+        values = values[:, drawn]
         rows += points(setting, name or field, group[0], steps, values.mean(0), values)
     return rows
 

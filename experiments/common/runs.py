@@ -4,6 +4,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from experiments.common.methods import METHODS
@@ -51,6 +52,12 @@ def _order(run: Run) -> tuple:
     config, names = run.config, list(METHODS)
     place = names.index(config["method"]) if config.get("method") in names else len(names)
     return str(run.path.parents[1]), place, config.get("title", ""), config.get("seed", 0)
+
+
+def numerics() -> dict:
+    """What of JAX's settings decides a result, for config.json."""
+    names = "jax_enable_x64", "jax_default_matmul_precision"
+    return {name: getattr(jax.config, name) for name in names}
 
 
 def spent(rows: list[dict]) -> dict:

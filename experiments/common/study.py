@@ -12,7 +12,7 @@ import numpy as np
 
 import hdistill as hd
 from experiments.common.methods import Method
-from experiments.common.runs import spent
+from experiments.common.runs import numerics, spent
 from hdistill.training import NonFiniteLoss, RunFolder
 from hdistill.training import run as train
 from hdistill.training.files import differences, read_json
@@ -132,6 +132,7 @@ def _figures(setting: Setting, test, folder: RunFolder) -> dict:
 def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, how: dict):
     """The folder of a run of a method, its configuration written."""
     config = protocol | {
+        "numerics": numerics(),
         "method": method.name,
         "title": method.label,
         "arguments": method.arguments,

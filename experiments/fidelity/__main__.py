@@ -24,7 +24,7 @@ from tqdm import tqdm
 import hdistill as hd
 from experiments.common.command import Command, run_command
 from experiments.common.methods import METHODS
-from experiments.common.runs import spent
+from experiments.common.runs import numerics, spent
 from experiments.common.sets import open_out, write_set
 from experiments.common.study import Setting, check_protocol, tell
 from experiments.fidelity import report
@@ -146,7 +146,12 @@ def main(config: Config) -> None:
         setting = make_setting(problem, config.preset, config.data_dir)
         study = Study(setting, preset)
         protocol = setting.protocol | dataclasses.asdict(preset)
-        protocol |= {"study": "fidelity", "problem": problem, "title": f"Fidelity, {problem}"}
+        protocol |= {
+            "numerics": numerics(),
+            "study": "fidelity",
+            "problem": problem,
+            "title": f"Fidelity, {problem}",
+        }
         protocol["arguments"] = study.trained_by.arguments
         protocol["compared"] = {name: adapted(name, setting).arguments for name in METHODS}
         check_protocol(protocol, (config.out / problem).glob("seed-*/config.json"))

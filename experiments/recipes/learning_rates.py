@@ -4,7 +4,7 @@
 
 Tasks are linear regressions whose features differ in scale a hundredfold: no one rate suits them
 all. λ is the log of a factor on each entry of the optimizer's update. What to take from here: a
-Φ of your own around your optax optimizer, `hd.learner`, and `every=n`: λ moves once in an inner
+your own Φ around your optax optimizer, `hd.learner`, and `every=n`: λ moves once in an inner
 optimisation, by the exact hypergradient of the sum of the outer losses after every n-th step.
 
 L_val doesn't see λ, so that g^FO = 0 and all there is to learn from is the second-order term.

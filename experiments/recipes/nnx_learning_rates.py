@@ -4,7 +4,7 @@
 
 Tasks are sine curves to be fitted from ten points in five steps, from one start. λ is the log of
 each parameter's rate, and the start is learned beside it. What to take from here: an NNX module as
-weights (`nnx.split`, `nnx.merge`), a Φ of your own, and λ of the structure of the parameters.
+weights (`nnx.split`, `nnx.merge`), your own Φ, and λ of the structure of the parameters.
 
 References:
   Li et al., "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017.

@@ -39,7 +39,7 @@ PANELS = {"outer_loss": "meta-training", "validation_mse": "meta-validation"}
 
 def table(frame: pd.DataFrame) -> str:
     """Markdown, ours beside the paper's. Runs that diverged are counted."""
-    if "validation_mse" not in frame:  # the first sets have none
+    if "validation_mse" not in frame:  # the first sets lack it
         frame = frame.assign(validation_mse=np.nan)
     if has_several_rates(frame):
         return f"Meta-validation MSE by λ's rate, mean over seeds:\n\n{rate_grid(frame, 'mse', -1)}"

@@ -51,6 +51,8 @@ class Pool:
                 f"labels: dtype {labels.dtype} and shape {labels.shape}; expected integers "
                 f"[{images.shape[0]}], one for each image"
             )
+        if not all(isinstance(name, str) for name in self.names):
+            raise ValueError(f"names={self.names!r}: expected a name for each class")
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self.names):
             raise ValueError(
                 f"labels: from {labels.min()} to {labels.max()}; expected 0..{len(self.names) - 1}"
@@ -63,19 +65,19 @@ class Pool:
         Raises:
           ValueError: a file that is not a pool; the message names it.
         """
+        expected = "expected a pool, an .npz with images uint8 [N, H, W, 3], labels [N] and names"
         try:
             with np.load(path) as file:
-                arrays = file["images"], file["labels"], file["names"]
-            images, labels, names = arrays
-            pool = cls(images, labels, tuple(names.tolist()))  # checked before labels are cast
-            return dataclasses.replace(pool, labels=labels.astype(np.int32))
+                images, labels, names = file["images"], file["labels"], file["names"]
         except FileNotFoundError:
             raise
         except Exception as error:  # NumPy and zipfile raise many kinds for such a file
-            raise ValueError(
-                f"{path}: {error}; expected a pool, an .npz with images uint8 [N, H, W, 3], "
-                "labels [N] and names"
-            ) from error
+            raise ValueError(f"{path} is not a pool, or is damaged: {expected}") from error
+        try:
+            pool = cls(images, labels, tuple(np.atleast_1d(names).tolist()))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; {expected}") from error
+        return dataclasses.replace(pool, labels=labels.astype(np.int32))  # checked before
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the pool, uncompressed, whole or not at all."""

@@ -46,7 +46,7 @@ def check_batch(batch):
 
     Raises:
       ValueError: leaves that do not share a leading axis, so that there are no examples to mix.
-        (A key in a batch has none: make it one key for each example.)
+        (A single key in a batch has no examples: make it one key for each.)
     """
     if jax.tree.leaves(batch):
         leading_axis(batch, "batch")

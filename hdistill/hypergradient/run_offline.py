@@ -52,7 +52,7 @@ class OfflineInfo(NamedTuple):
 
 
 class OfflineMethod(Protocol):
-    """An offline method without options of its own; `return_info` decides what it returns."""
+    """An offline method without further options; `return_info` decides what it returns."""
 
     @overload
     def __call__(

@@ -147,7 +147,7 @@ def learner(
       horizon: T, inner steps.
       every: λ moves after inner steps every, 2·every, ...; None for every step. With an offline
         method that takes it, λ moves once, at the end, by the sum of the hypergradients of L_val at
-        those steps, each with an outer batch of its own; None for L_val at T alone.
+        those steps, each with its own outer batch; None for L_val at T alone.
       last: λ moves in the last `last` inner steps only (the K of N.IFT); None for all.
       fit_period: θ is fitted (Algorithm 4, pooled over the meta-batch) before inner optimisations
         1, 1 + fit_period, 1 + 2·fit_period, ...; or a function of the number m = 1, 2, ... (a

@@ -1,4 +1,4 @@
-"""The host loop of a run, for `hd.learner`, `hd.stream` or a step of your own; extra `training`.
+"""The host loop of a run, for `hd.learner`, `hd.stream` or your own step; extra `training`.
 
 with training.RunFolder("runs/mine", {"rate": 0.1, "seed": 0}, resume=True) as folder:
     state = training.run(learner.step, state, tasks_at, total=100, folder=folder)

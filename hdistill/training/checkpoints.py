@@ -13,7 +13,7 @@ from hdistill.checks import describe, named
 from hdistill.training.files import checksum, read_json, write_whole
 
 CHECKSUMS = "sha256"
-KEPT, ITEMS = 2, ("state", "record")
+CHECKPOINTS_LEFT, ITEMS = 2, ("state", "record")
 METADATA, PARTIAL = "_CHECKPOINT_METADATA", ".orbax-checkpoint-tmp"  # Orbax's
 COMMITTED = "commit_success.txt"
 
@@ -96,7 +96,7 @@ class Checkpoints:
                 f"before it stands: {str(error).splitlines()[0]}"
             ) from error
         _record(self.path / str(step))
-        for old in self._steps()[:-KEPT]:
+        for old in self._steps()[:-CHECKPOINTS_LEFT]:
             _delete(self.path / str(old))
 
     def restore(self, state, fallback: bool) -> tuple[int, Any, dict | None]:

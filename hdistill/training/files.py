@@ -30,11 +30,17 @@ def read_json(path: pathlib.Path) -> dict | None:
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        message = f"{path} is damaged: expected JSON, but {error}; delete it and resume"
-        raise ValueError(message) from error
+        raise ValueError(_damaged(path, f"JSON, but {error}")) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: expected a JSON object; delete it and resume")
+        raise ValueError(_damaged(path, "a JSON object"))
     return content
+
+
+def _damaged(path: pathlib.Path, expected: str) -> str:
+    return (
+        f"{path} is damaged, or no run wrote it: expected {expected}; delete it and resume, or "
+        "choose another folder"
+    )
 
 
 def differences(before: dict, now: dict, keys) -> str:

@@ -144,7 +144,7 @@ def delete_folder(path: pathlib.Path) -> None:
 
 def check_record(path: pathlib.Path, record: dict) -> None:
     """Raises ValueError for a made.json that we did not write."""
-    stated = record.pop("checksum", None)  # those of version 0.1 have none
+    stated = record.pop("checksum", None)  # version 0.1 wrote no checksum
     owner, made, sums = (record.get(key) for key in ("owner", "made", "checksums"))
     if (
         not isinstance(owner, str)

@@ -140,7 +140,7 @@ def test_a_download_with_another_checksum_is_refused(tmp_path, server, monkeypat
 
 
 @pytest.mark.parametrize("sent", [0, 700])
-def test_a_server_that_fails_or_breaks_off_is_told_at_once(sent, tmp_path, monkeypatch):
+def test_a_server_that_fails_or_breaks_off_is_reported_at_once(sent, tmp_path, monkeypatch):
     class Failing(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             """500, or fewer bytes than promised."""

@@ -9,6 +9,7 @@ import pytest
 
 import hdistill as hd
 from experiments.fidelity import __main__ as fidelity
+from experiments.fidelity import passes
 from experiments.fidelity.presets import Preset
 from experiments.fidelity.setting import contenders, decayed, make_setting
 from hdistill.training import read_run
@@ -44,6 +45,8 @@ def test_a_run_that_is_cut_after_the_first_stage_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(
         fidelity, "contenders", lambda *a: {k: v for k, v in contenders(*a).items() if k in few}
     )
+    pair = {name: passes.METHODS[name] for name in ("rmd-every", "drmad-every")}
+    monkeypatch.setattr(passes, "METHODS", pair)
     config = fidelity.Config(problem=("sinusoid",), preset="smoke", out=tmp_path, resume=True)
     train = fidelity.train
 
@@ -64,6 +67,8 @@ def test_a_run_that_is_cut_after_the_first_stage_goes_on(tmp_path, monkeypatch):
         np.testing.assert_allclose(exact, np.ones(5), rtol=1e-5)
         assert rows["cosine"].abs().max() < 1.001
         assert len(pd.read_csv(folder / f"{stage}-samples.csv")) == 5
+    bent = rows[rows["method"] == "drmad-every"]
+    assert list(bent["t"]) == [5] and 0.9 < bent["cosine"].item() < 1 - 1e-6
     summary = read_run(folder).summary
     ours = rows.loc[rows["method"] == "paper-0.9", "cosine"]
     assert summary["cosine"] == pytest.approx(ours.mean()) and summary["diverged"] is None
@@ -81,6 +86,7 @@ def test_a_run_that_diverges_is_compared_at_its_last_good_state(tmp_path, monkey
     setting = make_setting("sinusoid", "smoke", tmp_path)
     only = {"paper-0.9": hd.online.hyperdistill(setting.problem, gamma=0.9)}
     monkeypatch.setattr(fidelity, "contenders", lambda *a: only)
+    monkeypatch.setattr(fidelity, "compare_passes", lambda *a: {})
     with fidelity.RunFolder(tmp_path / "run", {}) as folder:
         summary = fidelity.Study(setting, ONE_TASK).run(0, folder)
     assert "outer loss is nan" in summary["diverged"]

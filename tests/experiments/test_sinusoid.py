@@ -15,6 +15,7 @@ from experiments.common.methods import METHODS, chosen
 from experiments.common.side_by_side import run_side_by_side
 from experiments.common.study import run, run_method
 from experiments.common.tables import format_interval, mean_interval
+from experiments.image_meta.presets import PRESETS as IMAGE_PRESETS
 from experiments.sinusoid import report
 from experiments.sinusoid.__main__ import Config, main
 from experiments.sinusoid.presets import PRESETS
@@ -108,6 +109,13 @@ def test_smoke_study_leaves_what_it_should(tmp_path, capsys):
         read_run(run)
 
 
+@pytest.mark.parametrize("presets", [PRESETS, IMAGE_PRESETS])
+def test_anchors_fit_every_preset_s_horizon(presets):
+    for preset in presets.values():
+        bent = METHODS["drmad-bent"].adapted(preset.arguments("drmad-bent"))
+        assert 1 <= bent.arguments["anchors"] <= preset.horizon
+
+
 def test_a_run_that_diverges_says_so_in_its_summary(tmp_path, smoke):
     def poisoned(key):
         hparams, weights = smoke.start(key)
@@ -170,6 +178,8 @@ def test_every_method_says_what_it_was_run_with():
     "arguments, words",
     [
         (["--seed", "4294967296"], "seed=4294967296: expected a whole number from 0 to 4294967295"),
+        (["--seed", "1", "2", "1"], "seed=1 2 1: expected each once"),
+        (["--gamma", "0.9", "0.9"], "gamma=0.9 0.9: expected each once"),
         (["--method", "rmdd"], "method='rmdd': expected 'all' or one of fo"),
     ],
 )

@@ -24,9 +24,9 @@ def run_online(estimator, problem, hparams, weights, batches, outer_batch):
     return result
 
 
-def method(face, name):
+def method(module, name):
     """(problem, λ, w_0, batches, outer batch) -> Hypergradient."""
-    if face == "offline":
+    if module == "offline":
         return OFFLINE[name]
     return lambda problem, *rest: run_online(ONLINE[name](problem), problem, *rest)
 
@@ -34,33 +34,33 @@ def method(face, name):
 ALL = [("offline", name) for name in OFFLINE] + [("online", name) for name in ONLINE]
 
 
-@pytest.mark.parametrize("face, name", ALL, ids=[" ".join(x) for x in ALL])
+@pytest.mark.parametrize("module, name", ALL, ids=[" ".join(x) for x in ALL])
 @pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
 class TestSuite:
     """Each on an MLP whose weights, λ and batches are dicts, lists, tuples and NamedTuples."""
 
-    def test_trees_and_dtypes(self, face, name):
+    def test_trees_and_dtypes(self, module, name):
         results = {}
         for dtype in (jnp.float32, jnp.float64):
             problem, *arguments = mlp("momentum", horizon=2, dtype=dtype)
-            apply = jax.jit(functools.partial(method(face, name), problem))
+            apply = jax.jit(functools.partial(method(module, name), problem))
             for term in (*apply(*arguments), results.setdefault(dtype, apply(*arguments).total)):
                 assert jax.tree.structure(term) == jax.tree.structure(arguments[0])
                 for leaf, like in zip(jax.tree.leaves(term), jax.tree.leaves(arguments[0])):
                     assert leaf.shape == like.shape and leaf.dtype == dtype
         assert_close(results[jnp.float32], results[jnp.float64], 2e-4)
 
-    def test_jit_and_no_jit_agree(self, face, name):
+    def test_jit_and_no_jit_agree(self, module, name):
         problem, *arguments = quadratic("sgd", horizon=2)
-        apply = functools.partial(method(face, name), problem)
+        apply = functools.partial(method(module, name), problem)
         compiled = jax.jit(apply)(*arguments)
         with jax.disable_jit():
             assert_close(apply(*arguments), compiled, 1e-12)
 
-    def test_vmap_over_tasks_is_a_loop_over_tasks(self, face, name):
+    def test_vmap_over_tasks_is_a_loop_over_tasks(self, module, name):
         cases = [quadratic("momentum", horizon=2, seed=seed) for seed in (0, 10)]
         hparams = cases[0].hparams
-        apply = functools.partial(method(face, name), cases[0].problem)
+        apply = functools.partial(method(module, name), cases[0].problem)
         tasks = [(case.weights, case.batches, case.outer_batch) for case in cases]
         stacked = jax.tree.map(lambda *x: jnp.stack(x), *tasks)
         mapped = jax.jit(jax.vmap(lambda w, d, v: apply(hparams, w, d, v)))(*stacked)
@@ -70,7 +70,7 @@ class TestSuite:
             # Keys are shared between tasks here, so that D* of a task is the same in both.
             assert_close(actual, single(hparams, *task), 1e-9)
 
-    def test_a_structurally_zero_hypergradient_is_reported(self, face, name):
+    def test_a_structurally_zero_hypergradient_is_reported(self, module, name):
         problem = hd.Problem(
             lambda w, h, d: w - 0.1 * (w - d.mean() * h["used"]),
             lambda w, h, d: jnp.sum(w**2),
@@ -78,7 +78,7 @@ class TestSuite:
         hparams = {"unused": jnp.ones(2), "used": jnp.ones(())}
         arguments = problem, hparams, jnp.ones(3), jnp.ones((2, 4)), None
         with pytest.warns(hd.ZeroHypergradientWarning, match=r"hparams\['unused'\]") as caught:
-            jax.eval_shape(functools.partial(method(face, name), problem), *arguments[1:])
+            jax.eval_shape(functools.partial(method(module, name), problem), *arguments[1:])
         # g^FO is zero here, so that first-order reports both; the others do see λ through Φ.
         assert ("hparams['used']" in str(caught[0].message)) == (name == "first_order")
 

@@ -21,7 +21,7 @@ EXACT = {
 
 
 def with_outer_batches(case, every):
-    """The case with an outer batch of its own for each of ⌊T / every⌋ losses."""
+    """The case with another outer batch for each of ⌊T / every⌋ losses."""
     count = jax.tree.leaves(case.batches)[0].shape[0] // every
     rng = np.random.default_rng(every)
 

@@ -31,12 +31,12 @@ learner = hd.learner(
 size = 8 // processes
 tasks = jax.tree.map(lambda x: x[rank * size : (rank + 1) * size], make_tasks(8))
 state = learner.init(jax.random.key(0), hparams, weights)
-said, step = [], hd.pmap_step(learner)
+messages, step = [], hd.pmap_step(learner)
 def refused(step, count):
     try:
         step(state, jax.tree.map(lambda x: x[:count], tasks))
     except ValueError as error:
-        said.append(str(error))
+        messages.append(str(error))
 if processes > 1:
     refused(step, 3 + rank)
     refused(hd.pmap_step(learner), 4 - 2 * rank)
@@ -45,7 +45,7 @@ for _ in range(3):
 if processes > 1:
     refused(step, 2)
 leaves = [x.tolist() for x in jax.tree.leaves((state.hparams, state.weights, state.theta))]
-print(json.dumps([leaves, int(info.products), said]))
+print(json.dumps([leaves, int(info.products), messages]))
 """
 
 
@@ -69,10 +69,10 @@ def test_processes_end_where_one_does():
         port = free.getsockname()[1]
     started = [start(rank, 2, port) for rank in range(2)]
     alone, spent, _ = result(start(0, 1, port))
-    for leaves, products, said in map(result, started):
+    for leaves, products, messages in map(result, started):
         assert products == spent
         for mine, theirs in zip(leaves, alone):
             np.testing.assert_allclose(mine, theirs, rtol=1e-12)
-        assert "the processes have [3, 4] for [2, 2] devices; expected as many for" in said[0]
-        assert "the processes have [4, 2] for [2, 2] devices; expected as many for" in said[1]
-        assert "2 in this process; expected 4" in said[2]
+        assert "the processes have [3, 4] for [2, 2] devices; expected as many for" in messages[0]
+        assert "the processes have [4, 2] for [2, 2] devices; expected as many for" in messages[1]
+        assert "2 in this process; expected 4" in messages[2]

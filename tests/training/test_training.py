@@ -218,7 +218,7 @@ def test_one_run_in_a_folder_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_another_configuration_is_refused_and_told(resume, tmp_path):
+def test_another_configuration_is_refused_and_named(resume, tmp_path):
     train(tmp_path)
     other = {"rates": (0.1, 0.3), "horizon": 4, "seed": 0}
     match = r"horizon=nothing there, 4 now; rates=\[0.1, 0.2\] there, \[0.1, 0.3\] now"
@@ -333,7 +333,7 @@ def test_a_signal_ends_the_step_saves_it_and_a_resumed_run_has_the_same_bits(tmp
     assert without_time(again) == without_time(rows)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_the_run_goes_on_later(tmp_path, monkeypatch):
     whole, _ = train(tmp_path / "whole")
 
     def full(*arguments):

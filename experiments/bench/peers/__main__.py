@@ -1,4 +1,4 @@
-"""hdistill beside its peers: the same problem, machine and run, each in an environment of its own.
+"""hdistill beside its peers: the same problem, machine and run, each in its own environment.
 
     python -m experiments.bench.peers --out runs/peers
 
@@ -94,7 +94,7 @@ class Side(NamedTuple):
 
 
 def start(name: str, python: str, problem: str, method: str, out: pathlib.Path) -> Side | None:
-    """Starts a side and waits for its first answer; None, said, where it fails."""
+    """Starts a side and waits for its first answer; None, with a line, where it fails."""
     script = SIDES / f"{name}_side.py"
     process: Any = subprocess.Popen(
         [python, str(script), str(out), problem, method],
@@ -105,8 +105,8 @@ def start(name: str, python: str, problem: str, method: str, out: pathlib.Path) 
     )
     line = process.stdout.readline()
     if not line:
-        _, said = process.communicate()
-        reason = said.strip().splitlines() or ["no message"]
+        _, errors = process.communicate()
+        reason = errors.strip().splitlines() or ["no message"]
         print(f"{name} left out of {problem}, {method}: {reason[-1]}", file=sys.stderr)
         return None
     answer = np.load(out / f"{script.stem}-{problem}-{method}.npy")

@@ -15,9 +15,9 @@ PACKAGES = {
 
 
 def python_of(peer: str, folder: pathlib.Path) -> str | None:
-    """The Python of a peer's environment, made if it is not there; None, said, if it cannot be.
+    """The Python of a peer's environment, which is made if it is not there.
 
-    hdistill and plain JAX run in our own.
+    hdistill and plain JAX run in our own. None, with a line on stderr, if it cannot be made.
     """
     if peer not in PACKAGES:
         return sys.executable
