@@ -11,11 +11,13 @@ import jax
 import numpy as np
 
 import hdistill as hd
+from experiments.common.distributed import spread
 from experiments.common.methods import Method
 from experiments.common.runs import numerics, spent
-from hdistill.training import NonFiniteLoss, RunFolder
+from hdistill.training import NonFiniteLoss, RunFolder, shared_folder
 from hdistill.training import run as train
 from hdistill.training.files import differences, read_json
+from hdistill.training.processes import agreed
 
 
 class Setting(NamedTuple):
@@ -65,13 +67,16 @@ def shared(preset) -> dict:
     return {k: v for k, v in dataclasses.asdict(preset).items() if k not in own + which}
 
 
-def run_method(setting: Setting, method: Method, seeds, out: pathlib.Path, how: dict) -> None:
+def run_method(
+    setting: Setting, method: Method, seeds, out: pathlib.Path, how: dict, distributed: bool = False
+) -> None:
     """Runs the seeds that have not ended yet, each in OUT/METHOD/seed-S."""
     check_protocol(setting.protocol, out.glob("*/seed-*/config.json"))
     learner = setting.learner(method)
+    learner = spread(learner) if distributed else learner
     for seed in seeds:
         with open_run(setting.protocol, method, seed, out, how) as folder:
-            if folder.summary is None:
+            if agreed(folder.summary is None):
                 run(setting, learner, method, seed, folder)
                 tell(folder, f"test_{setting.metric}")
 
@@ -138,7 +143,7 @@ def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, how: 
         "arguments": method.arguments,
         "seed": seed,
     }
-    return RunFolder(out / method.folder / f"seed-{seed}", config, **how)
+    return shared_folder(out / method.folder / f"seed-{seed}", config, **how)
 
 
 def check_protocol(protocol: dict, configs) -> None:
@@ -157,6 +162,8 @@ def check_protocol(protocol: dict, configs) -> None:
 
 def tell(folder: RunFolder, figure: str) -> None:
     """One line about a run that has ended."""
-    summary, config = folder.summary or {}, folder.config
+    summary, config = folder.summary, folder.config
+    if summary is None:  # process 0 tells
+        return
     result = summary["diverged"] or f"{figure} {summary[figure]:.3f}"
     print(f"{config['title']}, seed {config['seed']}: {result}", file=sys.stderr)

@@ -13,7 +13,10 @@ import dataclasses
 import pathlib
 from typing import Literal
 
+import jax
+
 from experiments.common.command import Command, run_command
+from experiments.common.distributed import start
 from experiments.common.methods import METHODS, chosen
 from experiments.common.sets import open_out, write_set
 from experiments.common.side_by_side import run_side_by_side
@@ -41,6 +44,7 @@ class Config(Command):
       image_size: height and width of the images; none for the preset's. TinyImageNet has 64.
       data_dir: folder of the images' pools.
       side_by_side: a method's seeds and rates in one program, for an accelerator; no resume within.
+      distributed: the meta-batch over all devices, of all processes (`experiments.launch`, SLURM).
     """
 
     model: str = "warpgrad"
@@ -53,11 +57,20 @@ class Config(Command):
     image_size: int | None = None
     data_dir: pathlib.Path = pathlib.Path("data")
     side_by_side: bool = False
+    distributed: bool = False
     out: pathlib.Path = pathlib.Path("runs/image_meta")
+
+    def check(self) -> None:
+        """Raises ValueError for options that do not go together, or out of range."""
+        super().check()
+        if self.side_by_side and self.distributed:
+            raise ValueError("distributed=True: expected False with side_by_side=True")
 
 
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
+    if config.distributed:
+        start()
     preset = protocol(config.preset, config.model)
     given = {"gamma": config.gamma, "hyper_rate": config.hyper_rate}
     methods = chosen(config.method, ALL, preset.arguments, preset.gammas, given)
@@ -70,14 +83,17 @@ def main(config: Config) -> None:
         image_size=config.image_size,
     )
     out = config.out / f"{config.model}-{config.dataset}-{config.init}"
-    open_out(config.out, "image_meta")
+    first = jax.process_index() == 0
+    if first:
+        open_out(config.out, "image_meta")
     seeds = config.seed or preset.seeds
     if config.side_by_side:
         run_side_by_side(setting, methods, seeds, out, config.how)
     else:
         for method in methods:
-            run_method(setting, method, seeds, out, config.how)
-    print(write_set(report, config.out, "image_meta"))
+            run_method(setting, method, seeds, out, config.how, config.distributed)
+    if first:
+        print(write_set(report, config.out, "image_meta"))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ with training.RunFolder("runs/mine", {"rate": 0.1, "seed": 0}, resume=True) as f
 
 from hdistill.training.checkpoints import DamagedCheckpoint
 from hdistill.training.folder import OtherRun, RunFolder
+from hdistill.training.follower import shared_folder
 from hdistill.training.loop import NonFiniteLoss, run
 from hdistill.training.owned import OwnedFolder
 from hdistill.training.read import Run, read_run
@@ -22,4 +23,5 @@ __all__ = [
     "Stopped",
     "read_run",
     "run",
+    "shared_folder",
 ]

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from hdistill.checks import describe, named
@@ -67,9 +68,14 @@ class Checkpoints:
         if last != path and not (last / CHECKSUMS).exists():  # one that is older had it
             print(f"{last} was never finished: not used", file=sys.stderr)
             _discard(last)
+        path.mkdir(exist_ok=True)
         self._manager = ocp.CheckpointManager(
             path,
-            options=ocp.CheckpointManagerOptions(max_to_keep=None),  # `save` sees to it
+            options=ocp.CheckpointManagerOptions(
+                create=False,  # Orbax can't, as one process of several
+                max_to_keep=None,  # `save` sees to it
+                multiprocessing_options=_alone(),
+            ),
             item_names=ITEMS,
         )
 
@@ -142,6 +148,16 @@ class Checkpoints:
     def close(self) -> None:
         """Lets go of the writer."""
         self._manager.close()
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """This process alone writes, and waits for no other."""
+    here = jax.process_index()
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix="hdistill"
+    )
 
 
 def _files(folder: pathlib.Path) -> set[pathlib.Path]:
@@ -227,7 +243,10 @@ def _is_key(leaf) -> bool:
 def _arrays(state) -> dict:
     """The state's leaves as a dict of arrays, keys as their data: what is static stays behind."""
     leaves = enumerate(jax.tree.leaves(state))
-    return {f"{i:04}": jax.random.key_data(x) if _is_key(x) else x for i, x in leaves}
+    arrays = {f"{i:04}": jax.random.key_data(x) if _is_key(x) else x for i, x in leaves}
+    if jax.process_count() > 1:  # Orbax takes an array of JAX for one of all processes
+        arrays = {name: np.asarray(x) for name, x in arrays.items()}
+    return arrays
 
 
 def _like(state, arrays: dict):

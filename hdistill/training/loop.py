@@ -12,6 +12,7 @@ from hdistill.checks import Signature, check_calls, check_count, named
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.training.folder import RunFolder
+from hdistill.training.processes import agreed, largest, local
 from hdistill.training.signals import Stopped, StopRequest
 from hdistill.tree import is_real
 
@@ -52,6 +53,10 @@ def run(
     After each step: a row for metrics.jsonl; after steps 1, save_every, 2·save_every, ... and the
     last, a checkpoint. On Ctrl-C or SIGTERM the step at hand ends, a checkpoint is written, and
     `Stopped` is raised.
+
+    In several processes (`jax.distributed`, a step of `hd.pmap_step`, `folder` of `shared_folder`)
+    all start from process 0's checkpoint, and end after the same step where one of them is told to
+    stop. What validates and what is called back is given the state as arrays of its process alone.
 
     Examples:
       >>> from hdistill import training
@@ -95,7 +100,8 @@ def run(
         raise ValueError(f"folder={folder!r}: expected a training.RunFolder(path, config)")
     _check_arrays(state)
     kind = Signature.of(state)
-    done, state = folder.restore(state)
+    done, state = agreed(folder.restore(state))
+    done = int(done)
     if done > total:
         raise ValueError(f"total={total}: expected at least {done}, the {unit}s already done")
     saved = done
@@ -109,20 +115,21 @@ def run(
             _check_loss(info, unit, m, saved)
             row = {"step": m, "seconds": seconds}
             row |= _added("step's info has", figures(info), row)
-            row |= _added("validate returned", validate(m, state), row) if validate else {}
+            row |= _added("validate returned", validate(m, local(state)), row) if validate else {}
             folder.log(row)
             for callback in callbacks:
-                callback(m, state, info, row)
+                callback(m, local(state), info, row)
             bar.set_postfix({k: f"{v:.3g}" for k, v in _shown(row).items()})
             bar.update()
-            if m in (1, total) or m % save_every == 0 or stop.signal:
+            stopped_by = largest(stop.signal or 0)
+            if m in (1, total) or m % save_every == 0 or stopped_by:
                 _check_state(state, unit, m, saved)
-                folder.save(m, state)
+                folder.save(m, local(state))
                 saved = m
-            if stop.signal:
-                name = signal.Signals(stop.signal).name
+            if stopped_by:
+                name = signal.Signals(stopped_by).name
                 raise Stopped(f"{name}: stopped after {unit} {m}, checkpointed in {folder.path}")
-    return state
+    return local(state)
 
 
 def _check_arrays(state) -> None:

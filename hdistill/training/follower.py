@@ -1,0 +1,63 @@
+"""A run's folder in several processes: process 0's, and what the others have in its place."""
+
+import pathlib
+
+import jax
+
+from hdistill.training.folder import RunFolder
+
+
+class Follower(RunFolder):
+    """What a process other than the first has for a run's folder: it reads and writes nothing."""
+
+    def __init__(self, path: pathlib.Path | str, config: dict):
+        self.path, self.config, self.fallback = pathlib.Path(path), config, False
+        self.rows = list[dict]()
+
+    @property
+    def summary(self) -> None:
+        """None, whatever the folder has."""
+        return None
+
+    def save(self, step: int, state) -> None:
+        """Nothing: process 0 saves."""
+
+    def restore(self, state):
+        """(0, `state`); `training.run` then takes process 0's."""
+        return 0, state
+
+    def log(self, row: dict) -> None:
+        """Keeps the row in memory."""
+        self.rows.append(row)
+
+    def write(self, name: str, text: str) -> None:
+        """Nothing."""
+
+    def read(self, name: str) -> None:
+        """None."""
+
+    def finish(self, figures: dict) -> dict:
+        """The figures, not written."""
+        return figures
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def shared_folder(path: pathlib.Path | str, config: dict, **how) -> RunFolder:
+    """Opens a run's folder in process 0 of `jax.distributed`; the others get a stand-in.
+
+    `hdistill.training.run` starts all of them from process 0's checkpoint, so that the disk need
+    not be shared, and a run goes on with another number of processes or devices. In one process it
+    is a `RunFolder`.
+
+    Examples:
+      >>> from hdistill import training
+      >>> with training.shared_folder("runs/shared", {"seed": 0}) as folder:
+      ...     print(type(folder).__name__)
+      RunFolder
+
+    Args:
+      path, config, how: as for `RunFolder`.
+    """
+    return RunFolder(path, config, **how) if jax.process_index() == 0 else Follower(path, config)

@@ -1,0 +1,41 @@
+"""Several processes of `jax.distributed`: process 0 alone has a folder, what it says holds for all.
+
+In one process each function gives its argument back.
+"""
+
+import jax
+import numpy as np
+
+
+def agreed(tree):
+    """What process 0 has, of arrays and numbers, in every process."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils  # of no use in one process
+
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [jax.random.key_data(x) if _is_key(x) else np.asarray(x) for x in leaves]
+    same = multihost_utils.broadcast_one_to_all(arrays)
+    pairs = zip(leaves, map(np.asarray, same))
+    restored = [jax.random.wrap_key_data(y) if _is_key(x) else y for x, y in pairs]
+    return jax.tree.unflatten(structure, restored)
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils  # of no use in one process
+
+    return int(multihost_utils.process_allgather(np.array(number)).max())
+
+
+def local(tree):
+    """A state that is the same on all devices, as arrays of this process alone."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
+
+
+def _is_key(leaf) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
