@@ -14,7 +14,7 @@ Which method when (the figures are in RESULTS.md):
   of them with checkpoint=True): `hd.offline.reverse_mode`, with every=n in `hd.learner`. Exact, the
   loss at every n-th step counts, 2T - 1 products. It moves λ once where an online method moves it
   T/n times: give λ a larger learning rate.
-- The same, but memory for a few weights alone: `hd.offline.drmad` with anchors=k, every=n.
+- The same, but memory for few copies of the weights: `hd.offline.drmad` with anchors=k, every=n.
 - λ must move during training (a stream without end, a very long T), or products are dear:
   `hd.online.robust_hyperdistill`, one product a step. To compare with the paper,
   `hd.online.hyperdistill` on a problem with a surrogate.
@@ -38,6 +38,7 @@ from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.learners.learner import Learner, LearnerState, learner
 from hdistill.learners.parallel import pmap_step
 from hdistill.learners.stream import FitInfo, Stream, StreamState, stream
+from hdistill.meta_problem import meta_problem
 from hdistill.problem import InnerState, Problem, from_losses, unroll
 from hdistill.problem_checks import ZeroHypergradientWarning
 
@@ -66,6 +67,7 @@ __all__ = [
     "fomaml",
     "from_losses",
     "learner",
+    "meta_problem",
     "offline",
     "online",
     "pmap_step",

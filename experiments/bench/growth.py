@@ -39,7 +39,7 @@ SIZES = {
     "tasks": (1, 2, 4, 8, 16, 32),
     "devices": (1, 2, 4, 8),
 }
-NAMES = ("fo", "one-step", "hyperdistill", "robust", "drmad-every", "rmd-every")
+NAMES = ("fo", "one-step", "hyperdistill", "robust", "drmad", "drmad-every", "rmd-every")
 
 
 @dataclasses.dataclass(frozen=True)

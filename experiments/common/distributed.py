@@ -14,17 +14,25 @@ HEARTBEAT = 10  # seconds without a sign of life after which a process counts as
 
 def start() -> None:
     """Joins the other processes of the launcher, of SLURM or of a TPU pod, if there are any."""
+    address = count = rank = None  # JAX finds out
     if ADDRESS in os.environ:
-        given: tuple = os.environ[ADDRESS], int(os.environ[COUNT]), int(os.environ[RANK])
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get(
-        "TPU_WORKER_HOSTNAMES", ""
-    ):
-        given = ()  # JAX finds out
-    else:
+        address, count, rank = os.environ[ADDRESS], int(os.environ[COUNT]), int(os.environ[RANK])
+    elif not _is_one_of_many():
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    waits = {"heartbeat_timeout_seconds": HEARTBEAT, "shutdown_timeout_seconds": HEARTBEAT}
-    jax.distributed.initialize(*given[:3], **waits)
+    jax.distributed.initialize(
+        address,
+        count,
+        rank,
+        heartbeat_timeout_seconds=HEARTBEAT,
+        shutdown_timeout_seconds=HEARTBEAT,
+    )
+
+
+def _is_one_of_many() -> bool:
+    """Whether SLURM or a TPU pod has started other processes too."""
+    pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    return pod or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def spread(learner: hd.Learner) -> hd.Learner:

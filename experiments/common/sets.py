@@ -48,7 +48,7 @@ def write_set(report, out: pathlib.Path, study: str) -> str:
     if not runs:
         return "no run has ended\n"
     frame = getattr(report, "to_frame", to_frame)(runs)
-    frame.to_csv(folder.claim("runs.csv"), index=False)
+    frame.to_csv(folder.claim("runs.csv"), index=False, float_format="%.8g")
     series = pd.DataFrame(report.series(runs), columns=SERIES)
     series.to_csv(folder.claim("series.csv"), index=False, float_format="%.4g")
     return draw_set(report, folder)
@@ -68,13 +68,13 @@ def draw_set(report, folder: OwnedFolder) -> str:
 
 
 def svg(figure) -> str:
-    """The picture, its coordinates to a hundredth of a point: half the bytes."""
+    """The picture, its coordinates to a tenth of a point: half the bytes."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
 
     def shortened(tag: re.Match) -> str:
-        return re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0])
+        return re.sub(r"(\d\.\d)\d+", r"\1", tag[0])
 
     return re.sub("<[^>]*>", shortened, text.getvalue())  # in the tags, not in the words
 

@@ -65,8 +65,8 @@ def drmad(
     `hd.offline.reverse_mode`, in the same one pass back: each loss and its gradients are taken at
     the true w_jn, on the way forward, and its cotangent is added on the way back.
 
-    Memory is constant in T: k weights are stored, and with `every` m - 1 cotangents, of those
-    leaves alone that L_val depends on. The exception is what takes no derivative and changes from
+    Memory: k weights, whatever T is, and with `every` m - 1 cotangents besides, of those leaves
+    alone that L_val depends on. The exception is what takes no derivative and changes from
     step to step, such as a step counter or a key: no line leads from one to the next, so that such
     leaves of all T steps are stored (4 bytes a step for a counter). Exact where the true trajectory
     is a straight line walked at constant speed.

@@ -9,6 +9,7 @@ import optax
 from hdistill.hypergradient.base import Transition, spend
 from hdistill.hypergradient.fit import FitStatus, before_any, settle
 from hdistill.learners.plan import MetaBatch, Plan, draw, redraw
+from hdistill.meta_problem import meta_problem
 from hdistill.problem import PyTree
 from hdistill.problem_checks import transform
 from hdistill.tree import is_finite, select
@@ -156,6 +157,32 @@ def offline_loop(plan: Plan, state, batch: MetaBatch):
     options: dict = {"horizon": plan.horizon, "return_info": True}
     if plan.every is not None:
         options["every"] = plan.every
+    of_tasks = _together if plan.is_linear else _one_by_one
+    (hyper, loss), final, products = of_tasks(plan, hparams, weights, batch, options)
+    hparams, hyper_state, step = move_hparams(plan, state.hparams, state.hyper_state, hyper, loss)
+    state = state._replace(hparams=hparams, hyper_state=hyper_state)
+    steps = Step(*(jnp.atleast_1d(x) for x in step))
+    return state, final, steps, batch.largest(products).astype(jnp.int32)
+
+
+def _together(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
+    """((mean hypergradient, mean loss), w_T of each task, products) of one pass over all tasks."""
+
+    def drawn(t):
+        each = jax.vmap(lambda task, key: draw(plan, key, task, t)[:2])
+        return each(batch.tasks, batch.keys)
+
+    outer_batch = drawn(plan.horizon - 1)[1] if plan.every is None else lambda t: drawn(t)[1]
+    size = batch.keys.shape[0]
+    starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), weights)
+    hyper, info = plan.estimator(
+        meta_problem(plan.problem), hparams, starts, lambda t: drawn(t)[0], outer_batch, **options
+    )
+    return batch.mean_of_devices((hyper, info.outer_loss)), info.weights, info.products
+
+
+def _one_by_one(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
+    """The same of a pass over each task."""
 
     def one(task, key):
         def outer_batch_at(t):
@@ -166,12 +193,7 @@ def offline_loop(plan: Plan, state, batch: MetaBatch):
         return plan.estimator(plan.problem, hparams, weights, batches, outer_batch, **options)
 
     hyper, info = jax.vmap(one)(batch.tasks, batch.keys)
-    hyper, loss = batch.mean((hyper, info.outer_loss))
-    hparams, hyper_state, step = move_hparams(plan, state.hparams, state.hyper_state, hyper, loss)
-    state = state._replace(hparams=hparams, hyper_state=hyper_state)
-    steps = Step(*(jnp.atleast_1d(x) for x in step))
-    products = batch.largest(info.products).astype(jnp.int32)
-    return state, info.weights, steps, products
+    return batch.mean((hyper, info.outer_loss)), info.weights, info.products
 
 
 def summarize(plan: Plan, state, status, fit_cost, steps: Step, products) -> LearnerInfo:

@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill import online
+from hdistill import offline, online
 from hdistill.checks import check_arrays, check_calls, check_choice, check_count, describe
 from hdistill.hypergradient.base import Estimator
 from hdistill.learners.initialization import Initialization
 from hdistill.problem import Problem
 from hdistill.problem_checks import check_functions, check_optimizer
 from hdistill.tree import vary_like
+
+# Of several tasks at once (`meta_problem`) their hypergradient is the mean of the tasks'.
+LINEAR = (offline.first_order, offline.one_step, offline.reverse_mode, offline.drmad)
 
 
 class Plan(NamedTuple):
@@ -36,6 +39,12 @@ class Plan(NamedTuple):
     def fit(self):
         """The estimator's `Fit`, or None."""
         return self.estimator.fit if isinstance(self.estimator, Estimator) else None
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is an offline method of ours that is linear in the cotangent α."""
+        method = getattr(self.estimator, "func", self.estimator)
+        return any(method is linear for linear in LINEAR)
 
     @property
     def always_moves(self) -> bool:
@@ -62,7 +71,10 @@ class MetaBatch(NamedTuple):
 
     def mean(self, tree):
         """The mean over all tasks on all devices, the same on every device."""
-        tree = jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+        return self.mean_of_devices(jax.tree.map(lambda x: jnp.mean(x, axis=0), tree))
+
+    def mean_of_devices(self, tree):
+        """The same of what is a mean over this device's tasks already."""
         return jax.lax.pmean(tree, self.axis_name) if self.axis_name else tree
 
     def largest(self, counts):

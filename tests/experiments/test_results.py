@@ -35,7 +35,7 @@ def test_a_picture_s_words_keep_their_digits():
     axis.plot([0, 1 / 3], [0, 2 / 3], label="γ=0.9999")
     axis.legend()
     text = svg(figure)
-    assert "γ=0.9999" in text and not re.search(r'd="[^"]*\d\.\d{3}', text)
+    assert "γ=0.9999" in text and not re.search(r'd="[^"]*\d\.\d{2}', text)
 
 
 def test_results_are_few_and_small():

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -132,3 +133,29 @@ def test_a_stream_whose_batch_is_spread(kind):
     spread = jax.device_put(task, NamedSharding(MESHES[kind], SPREAD))
     for actual, wanted in zip(jax.tree.leaves(run(spread)), jax.tree.leaves(run(task))):
         np.testing.assert_allclose(np.asarray(actual), np.asarray(wanted), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [hd.offline.reverse_mode, hd.offline.drmad])
+def test_an_hparams_that_is_spread_stays_so(method):
+    """A decay for each of eight weights, half of them on each device."""
+
+    def outer_loss(w, lam, batch):
+        return 0.5 * jnp.sum((w - batch) ** 2)
+
+    def inner_loss(w, lam, batch):
+        return outer_loss(w, lam, batch) + 0.5 * jnp.sum(jnp.exp(lam) * w**2)
+
+    optimizer = optax.sgd(0.1, momentum=0.5)
+    problem = hd.from_losses(inner_loss, outer_loss, optimizer)
+    hparams, params = jnp.linspace(-1.0, 1.0, 8), jnp.linspace(0.0, 1.0, 8)
+    batches = jnp.cos(jnp.arange(32.0)).reshape(4, 8)
+
+    @jax.jit
+    def hypergradient(hparams, params):
+        weights = hd.InnerState(params, optimizer.init(params))
+        return method(problem, hparams, weights, batches, params).total
+
+    sharding = NamedSharding(MESHES["Auto"], SPREAD)
+    spread = hypergradient(*jax.device_put((hparams, params), sharding))
+    assert spread.sharding.is_equivalent_to(sharding, 1)
+    np.testing.assert_allclose(np.asarray(spread), hypergradient(hparams, params), rtol=1e-12)
