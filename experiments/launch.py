@@ -3,60 +3,116 @@
     python -m experiments.launch --processes 2 experiments.sinusoid --preset paper --method robust
     python -m experiments.launch --processes 2 --devices 2 experiments.sinusoid    on a CPU
 
-Adds --distributed to the study's command. Where a process dies, the others are stopped, and the
-last line says how to go on. On several machines SLURM or the TPU pod starts the processes
-(docs/guides/devices.md).
+Adds --distributed to the study's command. Where a process fails, its last words are shown, the
+others are stopped, and the last line says how to go on; Ctrl-C and SIGTERM reach each process once.
+On several machines SLURM or the TPU pod starts the processes (docs/guides/devices.md).
 """
 
 import argparse
+import contextlib
 import os
+import pathlib
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from typing import NamedTuple
 
 from experiments.common.distributed import ADDRESS, COUNT, RANK
 
-GRACE = 5  # seconds to end in, once one process has
+GRACE = 5  # seconds in which a process may end, once another has failed
+PATIENCE = 600  # the same, where it was asked to stop, and writes a checkpoint
 
 
-def start(command: list[str], processes: int, devices: int | None) -> list[subprocess.Popen]:
-    """The processes; what the first one says is shown."""
+class Child(NamedTuple):
+    """A process of the study.
+
+    Attributes:
+      process: running or not.
+      words: its output, a file; none for the first one, whose output is ours.
+    """
+
+    process: subprocess.Popen
+    words: pathlib.Path | None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self.process.poll()
+
+
+def start(
+    command: list[str], processes: int, devices: int | None, folder: pathlib.Path
+) -> list[Child]:
+    """Starts the processes; what the first one says is shown, of the others it goes to a folder."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     shared = {ADDRESS: address, COUNT: str(processes)}
     if devices is not None:
         shared["JAX_NUM_CPU_DEVICES"] = str(devices)
-    started = []
-    for rank in range(processes):
-        output = subprocess.DEVNULL if rank else None
-        environment = os.environ | shared | {RANK: str(rank)}
-        started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
-    return started
+    return [_start(command, shared, rank, folder) for rank in range(processes)]
 
 
-def wait(started: list[subprocess.Popen]) -> tuple[int, int]:
-    """(process, exit status) of the first that fails; (0, 0) where all end well."""
-    while any(process.poll() is None for process in started):
-        for rank, process in enumerate(started):
-            if process.poll():
-                return rank, process.returncode
+def _start(command: list[str], shared: dict, rank: int, folder: pathlib.Path) -> Child:
+    words = folder / str(rank) if rank else None
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(words.open("wb")) if words else None
+        process = subprocess.Popen(
+            command,
+            env=os.environ | shared | {RANK: str(rank)},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # the terminal's Ctrl-C reaches it through us alone
+        )
+    return Child(process, words)
+
+
+def wait(children: list[Child]) -> tuple[int, int]:
+    """(process, exit status) of one that fails, as soon as one does; (0, 0) where all end well."""
+    while True:
+        running = any(child.status is None for child in children)
+        for rank, child in enumerate(children):
+            if child.status:
+                return rank, child.status
+        if not running:
+            return 0, 0
         time.sleep(0.1)
-    return next(((i, p.returncode) for i, p in enumerate(started) if p.returncode), (0, 0))
 
 
-def stop(started: list[subprocess.Popen]) -> None:
+def stop(children: list[Child], patience: float = 0) -> None:
     """Ends those that still run: one that waits for a dead one cannot end by itself."""
-    for process in started:
-        process.terminate()
-    deadline = time.monotonic() + GRACE
-    while any(process.poll() is None for process in started) and time.monotonic() < deadline:
+    _leave_time(children, patience)
+    for child in children:
+        child.process.terminate()
+    _leave_time(children, GRACE)
+    for child in children:
+        child.process.kill()
+        child.process.wait()
+
+
+def _leave_time(children: list[Child], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(child.status is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
-    for process in started:
-        process.kill()
-        process.wait()
+
+
+def last_words(child: Child) -> str:
+    """The last lines of a process whose output was not shown."""
+    text = child.words.read_bytes().decode(errors="replace") if child.words else ""
+    return "".join(text.splitlines(keepends=True)[-20:])
+
+
+def advice(rank: int, processes: int, status: int, options: list[str]) -> str:
+    """The last line: which process failed, how, and what to do."""
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    who = f"process {rank} of {processes} ended with {how}, the others were stopped"
+    if status == 2:
+        return f"{who}: the command was refused"
+    again = "" if "--resume" in options else " with --resume"
+    return f"{who}; the same command{again} goes on from the last checkpoint, if there is one"
 
 
 def main() -> None:
@@ -66,32 +122,34 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--devices", type=int, help="host devices of each process, on a CPU")
-    parser.add_argument("study", help="as experiments.sinusoid")
+    parser.add_argument("study", help="experiments.sinusoid or experiments.image_meta")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the study's")
     given = parser.parse_args()
     for name in ("processes", "devices"):
         value = getattr(given, name)
         if value is not None and value < 1:
             parser.error(f"{name}={value}: expected at least 1")
-    command = [sys.executable, "-m", given.study, *given.options, "--distributed"]
-    started = start(command, given.processes, given.devices)
+    children: list[Child] = []
+    asked: list[int] = []
 
-    def pass_on(*_):
-        for process in started:
-            process.terminate()
+    def pass_on(number, frame):
+        for child in children:
+            child.process.kill() if asked else child.process.terminate()
+        asked.append(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
-    rank, status = wait(started)
-    stop(started)
+    command = [sys.executable, "-m", given.study, *given.options, "--distributed"]
+    with tempfile.TemporaryDirectory() as folder:
+        children += start(command, given.processes, given.devices, pathlib.Path(folder))
+        rank, status = wait(children)
+        stop(children, PATIENCE if asked else 0)
+        words = last_words(children[rank])
+    if asked:
+        sys.exit(130)
     if status:
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        again = "" if "--resume" in given.options else " with --resume"
-        print(
-            f"process {rank} of {given.processes} ended with {how}, the others were stopped; the "
-            f"same command{again} goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        sys.stderr.write(words)
+        print(advice(rank, given.processes, status, given.options), file=sys.stderr)
         sys.exit(1)
 
 

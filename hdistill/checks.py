@@ -125,8 +125,8 @@ def check_examples(name: str, batch) -> None:
 
 
 def check_memory(name: str, value, what: str, size: int) -> None:
-    """A buffer of `size` bytes fits the first device's memory (on a CPU, the machine's)."""
-    statistics = jax.devices()[0].memory_stats() or {}
+    """A buffer of `size` bytes fits the memory of our first device (on a CPU, the machine's)."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = statistics.get("bytes_limit", machine)
     if size > limit:

@@ -14,10 +14,12 @@ def meta_problem(problem: Problem) -> Problem:
     Its hypergradient is the mean of the tasks'. It is faster than `jax.vmap` of a method and a mean
     afterwards, because what falls on λ is summed over the tasks inside the products, and no
     hypergradient of a single task is ever held: half the time on the sinusoids, whose λ is large
-    (RESULTS.md, bench/peers). `hd.learner` does so by itself with an offline method.
+    (RESULTS.md, bench/peers). `hd.learner` does so by itself with `hd.offline.first_order`,
+    `one_step`, `reverse_mode` and `drmad`, also in a `functools.partial`.
 
-    Warning: a method that is not linear in the cotangent α is another one here: a size by norms
-    (`hd.online.hyperdistill(size=1.0)`, `hd.online.robust_hyperdistill`) and conjugate gradients.
+    Warning: a method that is not linear in the cotangent α gives another result here, not the mean
+    of the tasks': one with a size by norms (`hd.online.hyperdistill(size=1.0)`,
+    `hd.online.robust_hyperdistill`), and conjugate gradients.
 
     Examples:
       >>> one = hd.Problem(

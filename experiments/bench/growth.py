@@ -5,7 +5,8 @@
 *horizon*: T from 25 to 1600, on the sinusoid's network, one task. *hparams*: λ from 1e3 to 1e7
 entries, a decay for each weight of as many, T = 20. *tasks*: 1 to 32 side by side, the sinusoid's.
 *devices*: the same 8 tasks over 1 to 8 host devices, which share the machine's cores: it shows that
-the numbers are the same and counts the all-reduces in the compiled program, not a gain in time.
+the numbers are the same and counts the all-reduces in the compiled program, not a gain in time. The
+process has eight host devices for the other parts too, of which they use one.
 """
 
 import dataclasses
@@ -221,6 +222,7 @@ def picture(frame: pd.DataFrame):
                 style = {"color": COLOURS[name], "label": METHODS[str(name)].label, "marker": "."}
                 axis.loglog(group["size"], scale * group[field], **style)
             axis.set(xlabel=what, ylabel=label)
+            axis.minorticks_off()
     axes[0][0].legend(fontsize=8)
     return figure
 

@@ -8,9 +8,11 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+import jax
 import tyro
 
 from hdistill.training import Stopped
@@ -100,5 +102,18 @@ def run_command(kind: type[CommandLine], main: Callable, description: str | None
         sys.stdout.flush()
         os._exit(130)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        _leave_at_once(2)
         sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        _leave_at_once(1)
+        sys.exit(1)
+
+
+def _leave_at_once(status: int) -> None:
+    """Ends a process of several, which Python's own end would have wait for the others."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

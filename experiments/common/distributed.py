@@ -10,29 +10,26 @@ from hdistill.checks import leading_axis
 # What `python -m experiments.launch` tells each process.
 ADDRESS, COUNT, RANK = "HDISTILL_COORDINATOR", "HDISTILL_PROCESSES", "HDISTILL_PROCESS"
 HEARTBEAT = 10  # seconds without a sign of life after which a process counts as dead
+PATIENCE = 3600  # seconds that the others wait at the end for process 0, which writes the report
 
 
 def start() -> None:
     """Joins the other processes of the launcher, of SLURM or of a TPU pod, if there are any."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     address = count = rank = None  # JAX finds out
     if ADDRESS in os.environ:
         address, count, rank = os.environ[ADDRESS], int(os.environ[COUNT]), int(os.environ[RANK])
-    elif not _is_one_of_many():
-        return
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        address,
-        count,
-        rank,
-        heartbeat_timeout_seconds=HEARTBEAT,
-        shutdown_timeout_seconds=HEARTBEAT,
-    )
-
-
-def _is_one_of_many() -> bool:
-    """Whether SLURM or a TPU pod has started other processes too."""
-    pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    return pod or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    try:
+        jax.distributed.initialize(
+            address,
+            count,
+            rank,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=PATIENCE,
+        )
+    except ValueError:  # JAX finds no others
+        if address is not None:
+            raise
 
 
 def spread(learner: hd.Learner) -> hd.Learner:

@@ -30,6 +30,7 @@ SERIES = ["setting", "series", "method", "title", "x", "low", "y", "high"]
 matplotlib.rcParams |= {
     "svg.hashsalt": "hdistill",
     "svg.fonttype": "none",
+    "font.sans-serif": ["DejaVu Sans"],  # each word of a picture names them all
 }  # same picture, same file
 
 

@@ -182,7 +182,7 @@ def _together(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
 
 
 def _one_by_one(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
-    """The same of a pass over each task."""
+    """What `_together` returns, by a pass over each task, for what is not linear in α."""
 
     def one(task, key):
         def outer_batch_at(t):

@@ -16,7 +16,7 @@ from hdistill.problem import Problem
 from hdistill.problem_checks import check_functions, check_optimizer
 from hdistill.tree import vary_like
 
-# Of several tasks at once (`meta_problem`) their hypergradient is the mean of the tasks'.
+# Offline methods whose hypergradient of a `meta_problem` is the mean of the tasks' hypergradients.
 LINEAR = (offline.first_order, offline.one_step, offline.reverse_mode, offline.drmad)
 
 
@@ -74,7 +74,7 @@ class MetaBatch(NamedTuple):
         return self.mean_of_devices(jax.tree.map(lambda x: jnp.mean(x, axis=0), tree))
 
     def mean_of_devices(self, tree):
-        """The same of what is a mean over this device's tasks already."""
+        """The mean over the devices of what is the mean over each device's tasks."""
         return jax.lax.pmean(tree, self.axis_name) if self.axis_name else tree
 
     def largest(self, counts):

@@ -16,14 +16,14 @@ class Follower(RunFolder):
 
     @property
     def summary(self) -> None:
-        """None, whatever the folder has."""
+        """Is None, whatever the folder has."""
         return None
 
     def save(self, step: int, state) -> None:
-        """Nothing: process 0 saves."""
+        """Does nothing: process 0 saves."""
 
     def restore(self, state):
-        """(0, `state`); `training.run` then takes process 0's."""
+        """Returns (0, `state`); `training.run` then takes process 0's."""
         return 0, state
 
     def log(self, row: dict) -> None:
@@ -31,17 +31,17 @@ class Follower(RunFolder):
         self.rows.append(row)
 
     def write(self, name: str, text: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def read(self, name: str) -> None:
-        """None."""
+        """Returns None."""
 
     def finish(self, figures: dict) -> dict:
-        """The figures, not written."""
+        """Returns the figures."""
         return figures
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 def shared_folder(path: pathlib.Path | str, config: dict, **how) -> RunFolder:

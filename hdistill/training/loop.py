@@ -12,7 +12,7 @@ from hdistill.checks import Signature, check_calls, check_count, named
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.training.folder import RunFolder
-from hdistill.training.processes import agreed, largest, local
+from hdistill.training.processes import agreed, agreed_json, largest, local
 from hdistill.training.signals import Stopped, StopRequest
 from hdistill.tree import is_real
 
@@ -56,7 +56,7 @@ def run(
 
     In several processes (`jax.distributed`, a step of `hd.pmap_step`, `folder` of `shared_folder`)
     all start from process 0's checkpoint, and end after the same step where one of them is told to
-    stop. What validates and what is called back is given the state as arrays of its process alone.
+    stop. `validate` and the callbacks get the state as arrays of their process alone.
 
     Examples:
       >>> from hdistill import training
@@ -101,7 +101,7 @@ def run(
     _check_arrays(state)
     kind = Signature.of(state)
     done, state = agreed(folder.restore(state))
-    done = int(done)
+    done, folder.rows = int(done), agreed_json(folder.rows)
     if done > total:
         raise ValueError(f"total={total}: expected at least {done}, the {unit}s already done")
     saved = done
@@ -127,6 +127,7 @@ def run(
                 folder.save(m, local(state))
                 saved = m
             if stopped_by:
+                largest(0)  # none ends before process 0 has saved
                 name = signal.Signals(stopped_by).name
                 raise Stopped(f"{name}: stopped after {unit} {m}, checkpointed in {folder.path}")
     return local(state)

@@ -1,7 +1,9 @@
-"""Several processes of `jax.distributed`: process 0 alone has a folder, what it says holds for all.
+"""Several processes of `jax.distributed`: process 0 alone has a folder, the others take its values.
 
 In one process each function gives its argument back.
 """
+
+import json
 
 import jax
 import numpy as np
@@ -17,8 +19,18 @@ def agreed(tree):
     arrays = [jax.random.key_data(x) if _is_key(x) else np.asarray(x) for x in leaves]
     same = multihost_utils.broadcast_one_to_all(arrays)
     pairs = zip(leaves, map(np.asarray, same))
-    restored = [jax.random.wrap_key_data(y) if _is_key(x) else y for x, y in pairs]
-    return jax.tree.unflatten(structure, restored)
+    return jax.tree.unflatten(structure, [_like(x, y) for x, y in pairs])
+
+
+def agreed_json(value):
+    """The same of what JSON holds."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    buffer = np.zeros(int(agreed(np.array(len(text)))), np.uint8)
+    if jax.process_index() == 0:
+        buffer[:] = text
+    return json.loads(agreed(buffer).tobytes())
 
 
 def largest(number: int) -> int:
@@ -35,6 +47,12 @@ def local(tree):
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
+
+
+def _like(leaf, array):
+    if not _is_key(leaf):
+        return array
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
 
 
 def _is_key(leaf) -> bool:

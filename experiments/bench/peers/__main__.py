@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 from experiments.bench.peers.environments import PACKAGES, python_of
@@ -90,23 +91,28 @@ class Side(NamedTuple):
         """Of one more call."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line:
+            raise ValueError(f"{self.name} ended before it had answered as often as asked")
+        return float(line)
 
 
 def start(name: str, python: str, problem: str, method: str, out: pathlib.Path) -> Side | None:
     """Starts a side and waits for its first answer; None, with a line, where it fails."""
     script = SIDES / f"{name}_side.py"
-    process: Any = subprocess.Popen(
-        [python, str(script), str(out), problem, method],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    complaints = out / f"{script.stem}-{problem}-{method}.err"
+    with complaints.open("w") as errors:
+        process: Any = subprocess.Popen(
+            [python, str(script), str(out), problem, method],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     line = process.stdout.readline()
     if not line:
-        _, errors = process.communicate()
-        reason = errors.strip().splitlines() or ["no message"]
+        process.communicate()
+        reason = complaints.read_text().strip().splitlines() or ["no message"]
         print(f"{name} left out of {problem}, {method}: {reason[-1]}", file=sys.stderr)
         return None
     answer = np.load(out / f"{script.stem}-{problem}-{method}.npy")
@@ -122,6 +128,8 @@ def measure(problem: str, method: str, pythons: dict, repeats: int, out: pathlib
             if side:
                 stack.enter_context(side.process)  # ends with its stdin
                 sides.append(side)
+        if not sides or sides[0].name != "hdistill":
+            raise ValueError(f"{problem}, {method}: our own side failed, see above")
         seconds: dict[str, list[float]] = {side.name: [] for side in sides}
         for _ in tqdm(range(repeats), desc=f"{problem}, {method}", leave=False):
             for side in sides:
@@ -172,7 +180,8 @@ def picture(frame: pd.DataFrame):
         colours = ["C0" if side == "hdistill" else "0.7" for side in group["side"]]
         bars = axis.barh(group["side"], 1000 * group["seconds"], color=colours)
         axis.bar_label(bars, fmt="%.3g", padding=2)
-        axis.set(title=f"{problem}, {method}", xlabel="ms", xscale="log")
+        axis.set(title=f"{problem}, {method}", xlabel="ms", xscale="log", xticks=[])
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.margins(x=0.25)
         axis.invert_yaxis()
     return figure

@@ -1,4 +1,4 @@
-"""The problems that all sides solve: their arrays. What is done with them, sides/*_model.py say."""
+"""The problems that all sides solve: their arrays. sides/*_model.py say what is done with them."""
 
 import numpy as np
 
