@@ -115,8 +115,8 @@ def advice(rank: int, processes: int, status: int, options: list[str]) -> str:
     return f"{who}; the same command{again} goes on from the last checkpoint, if there is one"
 
 
-def main() -> None:
-    """Starts the processes and waits for them."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options: the launcher's, the study, and the study's own."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -124,11 +124,17 @@ def main() -> None:
     parser.add_argument("--devices", type=int, help="host devices of each process, on a CPU")
     parser.add_argument("study", help="experiments.sinusoid or experiments.image_meta")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the study's")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     for name in ("processes", "devices"):
         value = getattr(given, name)
         if value is not None and value < 1:
             parser.error(f"{name}={value}: expected at least 1")
+    return given
+
+
+def main() -> None:
+    """Starts the processes and waits for them."""
+    given = parse()
     children: list[Child] = []
     asked: list[int] = []
 

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import hdistill as hd
+from experiments import launch
 from experiments.common.command import parse
 from hdistill import training
 from tests.conftest import QUICK
@@ -43,6 +44,9 @@ COMMANDS = {
 def test_a_command_is_understood(command, monkeypatch):
     """Its module is there and takes its options; the studies' own tests run them."""
     name, *options = shlex.split(command)
+    if name == "experiments.launch":  # which starts another
+        given = launch.parse(options)
+        name, options = given.study, given.options
     folder = ROOT / name.replace(".", "/")
     module = importlib.import_module(f"{name}.__main__" if folder.is_dir() else name)
     monkeypatch.setattr(sys, "argv", [name, *options])
