@@ -4,6 +4,7 @@ Figures of the paper are Lee et al.'s (ICLR 2022), Tables 2 to 6. Ours are taken
 difference holds where its 95% interval over pairs of runs of one seed leaves 0 on the claim's side.
 """
 
+import collections
 import json
 import re
 
@@ -69,7 +70,7 @@ SECONDS = {"anil": 1.02, "warpgrad": 1.26, "metaweightnet": 0.98}
 
 
 def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]], costs: pd.DataFrame) -> str:
-    """Markdown: a row for each claim.
+    """Markdown: how many claims hold, and a row for each.
 
     Args:
       sets: (runs, series) by "STUDY/SET".
@@ -89,7 +90,13 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]], costs: pd.Dat
     ours = "WarpGrad's curves alone were recorded"
     figures = "Figures 2, 5, 9, 10, 12, 13"
     rows.append(_row(figures, curves, "yes (pictures)", ours, "not settled", "image_meta/tuned"))
-    return markdown(sorted(rows, key=_place))
+    return f"{_tally(rows)}\n\n{markdown(sorted(rows, key=_place))}"
+
+
+def _tally(rows: list[dict]) -> str:
+    """How many claims hold, in one line."""
+    counts = collections.Counter(row["holds?"].partition(":")[0] for row in rows)
+    return f"{len(rows)} claims: " + ", ".join(f"{k} {n}" for k, n in counts.most_common()) + "."
 
 
 def _place(row: dict) -> tuple[bool, int]:

@@ -127,7 +127,7 @@ def _check_estimator(estimator) -> None:
     uncalled = any(estimator is getattr(online, name) for name in online.__all__)
     if uncalled or not _is_offline(estimator):
         raise ValueError(
-            f"estimator={estimator!r}: expected hd.online.NAME(problem, ...), a method of "
+            f"estimator={estimator!r}: expected a call, hd.online.NAME(problem, ...), a method of "
             "hd.offline, or a function called like one"
         )
     fixed = {"every", "horizon", "return_info"} & set(getattr(estimator, "keywords", {}))
