@@ -13,14 +13,10 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-import jax
-
-from experiments.common.command import Command, run_command
+from experiments.common.command import run_command
 from experiments.common.distributed import start
+from experiments.common.meta import MetaCommand, run_methods
 from experiments.common.methods import METHODS, chosen
-from experiments.common.sets import open_out, write_set
-from experiments.common.side_by_side import run_side_by_side
-from experiments.common.study import run_method
 from experiments.image_meta import report
 from experiments.image_meta.presets import PresetName, protocol
 from experiments.image_meta.setting import make_setting
@@ -30,7 +26,7 @@ ALL = [name for name in METHODS if name not in ("rmd", "unlearnt")]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Command):
+class Config(MetaCommand):
     """The command line.
 
     Attributes:
@@ -39,12 +35,8 @@ class Config(Command):
       method: one method, or all of them but online RMD, which takes hours.
       init: how the initial weights learn.
       preset: the protocol.
-      gamma: γ of HyperDistill, each a run; none for the preset's.
-      hyper_rate: learning rate of λ, each a run; none for the preset's of each method.
       image_size: height and width of the images; none for the preset's. TinyImageNet has 64.
       data_dir: folder of the images' pools.
-      side_by_side: a method's seeds and rates in one program, for an accelerator; no resume within.
-      distributed: the meta-batch over all devices, of all processes (`experiments.launch`, SLURM).
     """
 
     model: str = "warpgrad"
@@ -52,19 +44,9 @@ class Config(Command):
     method: str = "all"
     init: Literal["reptile", "fomaml"] = "reptile"
     preset: PresetName = "cpu"
-    gamma: tuple[float, ...] = ()
-    hyper_rate: tuple[float, ...] = ()
     image_size: int | None = None
     data_dir: pathlib.Path = pathlib.Path("data")
-    side_by_side: bool = False
-    distributed: bool = False
     out: pathlib.Path = pathlib.Path("runs/image_meta")
-
-    def check(self) -> None:
-        """Raises ValueError for options that do not go together, or out of range."""
-        super().check()
-        if self.side_by_side and self.distributed:
-            raise ValueError("distributed=True: expected False with side_by_side=True")
 
 
 def main(config: Config) -> None:
@@ -72,8 +54,7 @@ def main(config: Config) -> None:
     if config.distributed:
         start()
     preset = protocol(config.preset, config.model)
-    given = {"gamma": config.gamma, "hyper_rate": config.hyper_rate}
-    methods = chosen(config.method, ALL, preset.arguments, preset.gammas, given)
+    methods = chosen(config.method, ALL, preset.arguments, preset.gammas, config.given)
     setting = make_setting(
         config.model,
         config.dataset,
@@ -83,17 +64,7 @@ def main(config: Config) -> None:
         image_size=config.image_size,
     )
     out = config.out / f"{config.model}-{config.dataset}-{config.init}"
-    first = jax.process_index() == 0
-    if first:
-        open_out(config.out, "image_meta")
-    seeds = config.seed or preset.seeds
-    if config.side_by_side:
-        run_side_by_side(setting, methods, seeds, out, config.how)
-    else:
-        for method in methods:
-            run_method(setting, method, seeds, out, config.how, config.distributed)
-    if first:
-        print(write_set(report, config.out, "image_meta"))
+    run_methods(config, setting, methods, config.seed or preset.seeds, out, report)
 
 
 if __name__ == "__main__":
