@@ -102,6 +102,6 @@ SMOKE = Preset(
     test_tasks=20,
     seeds=(0,),
 )
-"""Does it run at all? `python -m experiments.sinusoid --preset smoke`, under a minute."""
+"""Does it run at all? `python -m experiments.sinusoid --preset smoke`, a minute."""
 
 PRESETS = {"smoke": SMOKE, "cpu": CPU, "paper": PAPER}
