@@ -19,8 +19,6 @@ from experiments.common.tables import (
     format_interval,
     hyperdistill,
     markdown,
-    percent,
-    products,
     verdict,
     without_rate,
 )
@@ -103,30 +101,6 @@ def _place(row: dict) -> tuple[bool, int]:
     """Tables first, then figures, each by its number."""
     number = re.search(r"\d+", row["where"])
     return row["where"].startswith("Figure"), int(number[0]) if number else 0
-
-
-def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> str:
-    """The table of what to take when, filled in.
-
-    @fo@ is FO's test error on sinusoids, @p:fo@ its products; @image:fo@ and @image-p:fo@ are its
-    accuracy and its products on images.
-
-    Args:
-      sinusoids: runs, of one title for each method.
-      images: the same.
-    """
-
-    def figure(match: re.Match) -> str:
-        frame = images if match[1] and match[1].startswith("image") else sinusoids
-        group = frame[frame["method"] == match[2]]
-        if match[1] in ("p", "image-p"):
-            return f"{products(group):.0f}"
-        if match[1] == "image":
-            return f"{format_interval(percent(group), 1)}%"
-        lost = group["test_mse"].isna().sum()
-        return format_interval(group["test_mse"].dropna()) + f" ({lost} diverged)" * bool(lost)
-
-    return re.sub(r"@(?:(p|image|image-p):)?([\w-]+)@", figure, text)
 
 
 def _row(where: str, claim: str, paper: str, ours: str, holds: str, link: str) -> dict:

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from experiments.claims import first_page, which_method
+from experiments.claims import first_page
 from experiments.common.sets import draw_set, load_set
 from experiments.common.tables import ranges
 from experiments.fidelity import report as fidelity
 from experiments.image_meta import report as image_meta
 from experiments.sinusoid import report as sinusoid
 from experiments.standard import report as standard
+from experiments.which import which_method
 from hdistill.training import OwnedFolder
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -208,7 +208,8 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def picture(frame: pd.DataFrame):
-    """Milliseconds and memory over what grows, but for devices."""
+    """Milliseconds and memory over what grows, but for devices; FO is in the table alone."""
+    frame = frame[frame["method"] != "fo"]
     kinds = [what for what in frame["what"].unique() if what != "devices"]
     columns = max(len(kinds), 1)
     size = 4.5 * columns, 7

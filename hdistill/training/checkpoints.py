@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 
 from hdistill.checks import describe, named
 from hdistill.training.files import checksum, read_json, write_whole
+from hdistill.training.processes import is_key
 
 CHECKSUMS = "sha256"
 CHECKPOINTS_LEFT, ITEMS = 2, ("state", "record")
@@ -236,14 +237,10 @@ def _check_state(folder: pathlib.Path, saved: dict[str, str] | None, state) -> N
             raise ValueError(f"{name} is {given}: expected {then}, as {folder} has it")
 
 
-def _is_key(leaf) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _arrays(state) -> dict:
     """The state's leaves as a dict of arrays, keys as their data: what is static stays behind."""
     leaves = enumerate(jax.tree.leaves(state))
-    arrays = {f"{i:04}": jax.random.key_data(x) if _is_key(x) else x for i, x in leaves}
+    arrays = {f"{i:04}": jax.random.key_data(x) if is_key(x) else x for i, x in leaves}
     if jax.process_count() > 1:  # Orbax takes an array of JAX for one of all processes
         arrays = {name: np.asarray(x) for name, x in arrays.items()}
     return arrays
@@ -256,7 +253,7 @@ def _like(state, arrays: dict):
     return jax.tree.unflatten(
         structure,
         [
-            jax.random.wrap_key_data(x, impl=jax.random.key_impl(old)) if _is_key(old) else x
+            jax.random.wrap_key_data(x, impl=jax.random.key_impl(old)) if is_key(old) else x
             for x, old in zip(saved, leaves)
         ],
     )

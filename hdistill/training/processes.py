@@ -16,7 +16,7 @@ def agreed(tree):
     from jax.experimental import multihost_utils  # of no use in one process
 
     leaves, structure = jax.tree.flatten(tree)
-    arrays = [jax.random.key_data(x) if _is_key(x) else np.asarray(x) for x in leaves]
+    arrays = [jax.random.key_data(x) if is_key(x) else np.asarray(x) for x in leaves]
     same = multihost_utils.broadcast_one_to_all(arrays)
     pairs = zip(leaves, map(np.asarray, same))
     return jax.tree.unflatten(structure, [_like(x, y) for x, y in pairs])
@@ -50,10 +50,11 @@ def local(tree):
 
 
 def _like(leaf, array):
-    if not _is_key(leaf):
+    if not is_key(leaf):
         return array
     return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
 
 
-def _is_key(leaf) -> bool:
+def is_key(leaf) -> bool:
+    """Whether a leaf is an array of typed PRNG keys."""
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
