@@ -17,6 +17,7 @@ import tyro
 
 from hdistill.training import Stopped
 
+COMPILED = pathlib.Path("runs/compiled")  # where JAX_COMPILATION_CACHE_DIR does not say
 LARGEST_SEED = 2**32 - 1  # JAX takes seeds modulo 2³²
 
 
@@ -83,6 +84,13 @@ def parse(kind: type[CommandLine], description: str | None) -> CommandLine:
         raise ValueError(re.sub("[│╭╮╰╯─]", " ", box)) from None
 
 
+def keep_programs() -> None:
+    """Has JAX keep what it compiles on disk, so that the next run begins within seconds."""
+    option = "jax_compilation_cache_dir"
+    if getattr(jax.config, option) is None:
+        jax.config.update(option, str(COMPILED.absolute()))
+
+
 def run_command(kind: type[CommandLine], main: Callable, description: str | None) -> None:
     """Runs `main` of what the command line says.
 
@@ -94,6 +102,8 @@ def run_command(kind: type[CommandLine], main: Callable, description: str | None
     try:
         config = parse(kind, description)
         config.check()
+        if issubclass(kind, Command):
+            keep_programs()
         main(config)
     except KeyboardInterrupt as stop:
         reason = stop if isinstance(stop, Stopped) else f"{str(stop) or 'SIGINT'}: stopped"

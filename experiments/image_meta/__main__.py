@@ -14,7 +14,7 @@ import pathlib
 from typing import Literal
 
 from experiments.common.command import run_command
-from experiments.common.distributed import start
+from experiments.common.distributed import start, use_cores
 from experiments.common.meta import MetaCommand, run_methods
 from experiments.common.methods import METHODS, chosen
 from experiments.image_meta import report
@@ -51,9 +51,8 @@ class Config(MetaCommand):
 
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
-    if config.distributed:
-        start()
     preset = protocol(config.preset, config.model)
+    start() if config.distributed else use_cores(preset.meta_batch)
     methods = chosen(config.method, ALL, preset.arguments, preset.gammas, config.given)
     setting = make_setting(
         config.model,

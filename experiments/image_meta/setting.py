@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import hdistill as hd
+from experiments.common.distributed import cores, spread
 from experiments.common.images import WAYS, digest, generated, weighting
 from experiments.common.methods import Method
 from experiments.common.study import Setting, shared
@@ -72,23 +73,25 @@ def make_setting(
     def batch(key, examples):
         return draw_batch(key, examples, preset.batch, preset.pad)
 
-    def learner(method: Method) -> hd.Learner:
+    def make_learner(method: Method) -> hd.Learner:
         rules = {
             "reptile": lambda: hd.reptile(preset.reptile_rate),
             "fomaml": lambda: hd.fomaml(optax.adam(preset.fomaml_rate)),
         }
         estimator = method.estimator(setting)
         rate = hyper_schedule(preset, method, estimator)
-        return hd.learner(
+        learner = hd.learner(
             method.problem(setting),
             estimator,
             hyper_optimizer=optax.sgd(rate, momentum=preset.momentum),
             initialization=rules[init](),
             horizon=preset.horizon,
-            sample_inner=lambda key, task: batch(key, task.inner),
+            sample_inner=inner_batch,
             sample_outer=lambda key, task: batch(key, task.outer),
             **when(preset, method, estimator),
         )
+        devices = cores(preset.meta_batch)
+        return spread(learner, devices) if devices else learner
 
     sample = jax.jit(jax.vmap(one_task, (0, None)))
 
@@ -106,24 +109,26 @@ def make_setting(
     def measure(weights, hparams, task):
         return accuracy(model, weights.params, hparams, task.outer, preset.batch)
 
-    @functools.partial(jax.jit, static_argnums=4)
-    def accuracies(hparams, weights, key, images, count):
+    draws = {part: functools.partial(one_task, images=images) for part, images in pools.items()}
+
+    def inner_batch(key, task):
+        return batch(key, task.inner)
+
+    def evaluate(hparams, weights, key, part):
+        count = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
         return hd.evaluate(
             problem,
             hparams,
             weights,
-            lambda key: one_task(key, images),
+            draws[part],
             horizon=preset.horizon,
             metric=measure,
-            sample_inner=lambda key, task: batch(key, task.inner),
+            sample_inner=inner_batch,
             key=key,
             batch_size=preset.meta_batch,
             count=count,
+            devices=cores(preset.meta_batch),
         )
-
-    def evaluate(hparams, weights, key, part):
-        count = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
-        return accuracies(hparams, weights, key, pools[part], count)
 
     def leave(before, state, key):
         if model_name != "metaweightnet":
@@ -143,7 +148,7 @@ def make_setting(
         tasks,
         lambda key: draw(key, pools["train"]),
         preset.arguments,
-        learner,
+        make_learner,
         evaluate,
         preset.validate_every,
         leave,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from hdistill.cache import compiled
+from hdistill.cache import compiled, is_tracing
 from hdistill.checks import (
     check_arrays,
     check_calls,
@@ -14,6 +14,7 @@ from hdistill.checks import (
     check_weights,
     leading_axis,
 )
+from hdistill.learners.parallel import check_devices, everywhere, split_over
 from hdistill.learners.plan import first_half, numbered, second_half
 from hdistill.problem import run
 from hdistill.problem_checks import check_functions, check_update
@@ -32,12 +33,13 @@ def evaluate(
     key=None,
     batch_size: int | None = None,
     count: int | None = None,
+    devices: list | None = None,
 ) -> jax.Array:
     """Measures each of many tasks after an inner optimisation from φ, with λ and φ at rest.
 
     For each task w_0 = φ, w_t = Φ(w_{t-1}, λ; D_t) for t = 1..T, and the metric of w_T. No
-    hypergradient is taken and nothing is learnt. A call outside `jax.jit` is compiled once; see
-    `hd.clear_cache`.
+    hypergradient is taken and nothing is learnt. Outside `jax.jit` the inner optimisation of a
+    batch is compiled once, whatever draws the tasks and however many they are (`hd.clear_cache`).
 
     Examples:
       >>> errors = hd.evaluate(problem, hparams, weights, tasks, horizon=30)
@@ -57,6 +59,8 @@ def evaluate(
       key: typed PRNG key for the draws; None for `jax.random.key(0)`.
       batch_size: how many tasks to run side by side; None for all.
       count: how many tasks, where `tasks` is a function.
+      devices: over which a batch is split, as by `hd.pmap_step`; None for one. Their number must
+        divide batch_size and the number of tasks. Not inside `jax.jit`.
 
     Returns:
       The metric of each task, [tasks, ...].
@@ -82,31 +86,63 @@ def evaluate(
     key = jax.random.key(0) if key is None else key
     check_key(key)
     numbered(sample_inner)  # which checks it; the function itself tells one program from another
-    static = (problem, draw, horizon, metric, sample_inner, batch_size, count)
-    return compiled(_evaluate, *static)(hparams, weights, stacked, key)
+    parts = None if devices is None else tuple(check_devices(devices))
+    if parts is not None and (count % len(parts) or batch_size % len(parts) or is_tracing()):
+        raise ValueError(
+            f"devices: {len(parts)} of them, with {count} tasks and batch_size={batch_size}; "
+            "expected a number that divides both, outside jax.jit"
+        )
+    given = jax.random.split(key, count), stacked
+    static = problem, horizon, metric, sample_inner
+    if is_tracing():
+        drawn, adapted = _drawn(draw), _adapted(*static)
+
+        def one(given):
+            return adapted(hparams, weights, *drawn(*given))
+
+        return jax.lax.map(one, given, batch_size=batch_size)
+    drawn, adapted = compiled(_drawn_batch, draw), compiled(_adapted_batch, *static, parts)
+    if parts is not None:
+        hparams, weights = everywhere(parts, (hparams, weights))
+    figures = []
+    for i in range(0, count, batch_size):
+        batch = jax.tree.map(lambda x: x[i : i + batch_size], given)
+        figures.append(adapted(hparams, weights, *drawn(*batch)))
+    return jax.tree.map(lambda *batches: jnp.concatenate(batches), *figures)
 
 
-def _evaluate(problem, draw, horizon, metric, sample_inner, batch_size, count):
+def _drawn(draw):
+    """(key, task or None) -> (task, key of its batches)."""
+
+    def one(key, task):
+        task_key, inner_key = jax.random.split(key)
+        return (task if draw is None else draw(task_key)), inner_key
+
+    return one
+
+
+def _adapted(problem, horizon, metric, sample_inner):
+    """(λ, φ, task, key) -> the metric after an inner optimisation."""
     sample = numbered(sample_inner)
 
-    def call(hparams, weights, stacked, key):
-        def one(given):
-            task_key, inner_key = jax.random.split(given[0])
-            task = given[1] if draw is None else draw(task_key)
+    def one(hparams, weights, task, key):
+        def batch_at(t):
+            return sample(jax.random.fold_in(key, t), task, t)
 
-            def batch_at(t):
-                return sample(jax.random.fold_in(inner_key, t), task, t)
+        batch = jax.eval_shape(batch_at, jnp.int32(0))
+        check_update(problem, shapes(hparams), shapes(weights), batch)
+        final, _ = run(problem, hparams, weights, batch_at, horizon)
+        if metric is not None:
+            return metric(final, hparams, task)
+        return problem.outer_loss(final, hparams, second_half(None, task))
 
-            batch = jax.eval_shape(batch_at, jnp.int32(0))
-            check_update(problem, shapes(hparams), shapes(weights), batch)
-            final, _ = run(problem, hparams, weights, batch_at, horizon)
-            if metric is not None:
-                return metric(final, hparams, task)
-            return problem.outer_loss(final, hparams, second_half(None, task))
+    return one
 
-        given = jax.random.split(key, count), stacked
-        if batch_size == count:
-            return jax.vmap(one)(given)
-        return jax.lax.map(one, given, batch_size=batch_size)
 
-    return call
+def _drawn_batch(draw):
+    return jax.vmap(_drawn(draw))
+
+
+def _adapted_batch(problem, horizon, metric, sample_inner, devices):
+    batch = jax.vmap(_adapted(problem, horizon, metric, sample_inner), (None, None, 0, 0))
+    return batch if devices is None else split_over(devices, batch)

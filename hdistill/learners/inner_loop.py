@@ -233,20 +233,22 @@ def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
     due = plan.fit_period(state.done + 1)
     hparams, weights = batch.vary((state.hparams, state.weights))
 
-    def measure(task, key):
+    @jax.jit  # traced once for its shapes and the program
+    def measured(hparams, weights, tasks, keys):
+        return jax.vmap(measure, (None, None, 0, 0))(hparams, weights, tasks, keys)
+
+    def measure(hparams, weights, task, key):
         key = jax.random.fold_in(key, plan.horizon)
         batch_at = redraw(plan, key, task, before)
         outer_key, mix_key = jax.random.split(jax.random.fold_in(key, plan.horizon))
         outer_batch = plan.sample_outer(outer_key, task)
         return fit.measure(hparams, weights, batch_at, plan.horizon, outer_batch, mix_key)
 
+    given = hparams, weights, batch.tasks, batch.keys
     nothing = jax.tree.map(
-        lambda x: batch.vary(jnp.zeros(x.shape, x.dtype)),
-        jax.eval_shape(jax.vmap(measure), batch.tasks, batch.keys),
+        lambda x: batch.vary(jnp.zeros(x.shape, x.dtype)), jax.eval_shape(measured, *given)
     )
-    statistics = jax.lax.cond(
-        due, lambda: batch.vary(jax.vmap(measure)(batch.tasks, batch.keys)), lambda: nothing
-    )
+    statistics = jax.lax.cond(due, lambda: batch.vary(measured(*given)), lambda: nothing)
     theta, status = settle(fit, batch.mean(statistics), state.theta)
     status = jnp.where(due, status, jnp.int8(FitStatus.NOT_DUE))
     return select(due, theta, state.theta), status, jnp.where(due, fit.products(plan.horizon), 0)

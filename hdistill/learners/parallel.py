@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hdistill.checks import leading_axis
 from hdistill.learners.learner import Learner
@@ -45,12 +46,7 @@ def pmap_step(learner: Learner, devices=None):
     """
     if not isinstance(learner, Learner):
         raise ValueError(f"learner={learner!r}: expected an hd.learner(...)")
-    listed = isinstance(devices, list | tuple) and devices
-    if devices is not None and not (listed and all(isinstance(d, jax.Device) for d in devices)):
-        raise ValueError(f"devices={devices!r}: expected None or a list, such as jax.devices()")
-    devices = jax.devices() if devices is None else list(devices)
-    if len(set(devices)) < len(devices):
-        raise ValueError(f"devices={devices!r}: expected each device once")
+    devices = check_devices(jax.devices() if devices is None else devices)
     here = jax.process_index()
     local = sum(device.process_index == here for device in devices)
     if not local:
@@ -81,9 +77,38 @@ def pmap_step(learner: Learner, devices=None):
                 f"tasks: a meta-batch of {size} does not split over the {local} devices of "
                 "the 'tasks' axis; expected a multiple"
             )
+        if jax.process_count() == 1:  # or pmap would compile again for the state it returns
+            state = everywhere(devices, state)
         return mapped(state, jax.tree.map(lambda x: x.reshape(local, -1, *x.shape[1:]), tasks))
 
     return step
+
+
+def check_devices(devices) -> list:
+    """The devices; a ValueError where they are no list of some, each once."""
+    listed = isinstance(devices, list | tuple) and devices
+    if not (listed and all(isinstance(d, jax.Device) for d in devices)):
+        raise ValueError(f"devices={devices!r}: expected None or a list, such as jax.devices()")
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"devices={devices!r}: expected each device once")
+    return list(devices)
+
+
+def everywhere(devices, tree):
+    """The tree, the same on each of the devices."""
+    return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), "tasks"), PartitionSpec()))
+
+
+def split_over(devices, function):
+    """`function(λ, φ, tasks, keys)` of tasks side by side, split over the devices."""
+    mapped = jax.pmap(function, in_axes=(None, None, 0, 0), devices=devices)
+
+    def call(hparams, weights, tasks, keys):
+        split = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), (tasks, keys))
+        together = mapped(hparams, weights, *split)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), together)
+
+    return call
 
 
 def _agree(size: int, local: int) -> int:

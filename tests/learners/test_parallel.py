@@ -32,6 +32,23 @@ def test_any_number_of_devices():
     assert_close(results[2], results[0], 1e-12)
 
 
+def test_the_second_step_compiles_nothing():
+    problem, hparams, weights = data_problem()
+    traces = []
+
+    def sample(key, task):
+        traces.append(1)
+        return task[0]
+
+    estimator, rule = hd.online.first_order(problem), optax.sgd(0.1)
+    built = hd.learner(problem, estimator, hyper_optimizer=rule, horizon=2, sample_inner=sample)
+    step = hd.pmap_step(built, jax.devices()[:2])
+    state, _ = step(built.init(jax.random.key(0), hparams, weights), make_tasks(2))
+    before = len(traces)
+    step(state, make_tasks(2))
+    assert len(traces) == before
+
+
 MESHES = {
     kind.name: jax.make_mesh((2,), ("tasks",), axis_types=(kind,), devices=jax.devices()[:2])
     for kind in (AxisType.Auto, AxisType.Explicit)
