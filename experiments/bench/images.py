@@ -1,10 +1,12 @@
 """How fast image models run: the share of a large matrix product's rate that an inner step reaches.
 
     python -m experiments.bench.images [--model warpgrad] [--shape cpu paper] [--tasks 1 2 4 8]
+    python -m experiments.bench.images --devices 2 --tasks 2 4 8
 
-An inner step, an outer gradient and a product inside a `lax.scan`, tasks side by side by vmap, for
-each form of the 3x3 convolution. Operations are those of the products of the form "nine slices",
-counted in the program before it is compiled, so that a form that needs fewer is not punished.
+An inner step, an outer gradient and a product inside a `lax.scan`, tasks side by side by vmap, or
+spread over host devices, for each form of the 3x3 convolution. Operations are those of the products
+of the form "nine slices", counted in the program before it is compiled, so that a form that needs
+fewer is not punished.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ class Config:
       model: which models.
       shape: whose batch, image size and channels: "cpu" or "paper".
       tasks: how many side by side.
+      devices: over how many host devices they are spread.
       form: which convolutions.
       kind: "step", "gradient" (of the outer loss) or "product" (of a cotangent with A and B).
       steps: length of the scan.
@@ -46,6 +49,7 @@ class Config:
     model: tuple[str, ...] = ("warpgrad",)
     shape: tuple[PresetName, ...] = ("cpu",)
     tasks: tuple[int, ...] = (1, 2, 4, 8)
+    devices: int = 1
     form: tuple[str, ...] = ("nine-slices",)
     kind: tuple[str, ...] = ("step", "gradient", "product")
     steps: int = 10
@@ -60,6 +64,8 @@ class Config:
                 check_choice(option, name, choices)
         for count in self.tasks:
             check_count("tasks", count)
+            if count % check_count("devices", self.devices):
+                raise ValueError(f"tasks={count}: expected a multiple of devices={self.devices}")
         check_count("steps", self.steps)
         check_count("repeats", self.repeats)
         check_count("jobs", self.jobs)
@@ -121,7 +127,9 @@ def _moved(params, by_weights, by_hparams):
 KINDS = {"step": step, "gradient": gradient, "product": product}
 
 
-def make_call(model_name: str, shape: PresetName, tasks: int, kind: str, steps: int):
+def make_call(
+    model_name: str, shape: PresetName, tasks: int, kind: str, steps: int, devices: int = 1
+):
     """(function, arguments): so many steps in a scan, for each task."""
     preset = protocol(shape, model_name)
     model = MODELS[model_name](channels=preset.channels)
@@ -141,7 +149,13 @@ def make_call(model_name: str, shape: PresetName, tasks: int, kind: str, steps: 
 
         return jax.lax.scan(body, weights, length=steps)[0]
 
-    return jax.vmap(one, (0, None, 0)), (weights, hparams, (images, labels))
+    several = jax.vmap(one, (0, None, 0))
+    if devices > 1:
+        several = jax.pmap(several, in_axes=(0, None, 0))
+        weights, images, labels = jax.tree.map(
+            lambda x: x.reshape(devices, -1, *x.shape[1:]), (weights, images, labels)
+        )
+    return several, (weights, hparams, (images, labels))
 
 
 def operations(function, arguments) -> float:
@@ -184,7 +198,7 @@ def measure(config: Config) -> list[dict]:
         counts.append(operations(*make_call(model, shape, tasks, kind, config.steps)))
         layers.conv3x3 = FORMS[form]
         try:
-            function, arguments = make_call(model, shape, tasks, kind, config.steps)
+            function, arguments = make_call(model, shape, tasks, kind, config.steps, config.devices)
             lowered.append((jax.jit(function).lower(*arguments), arguments))
         finally:
             layers.conv3x3 = FORMS["nine-slices"]
@@ -212,6 +226,7 @@ def measure(config: Config) -> list[dict]:
 
 def main(config: Config) -> None:
     """Prints the table."""
+    jax.config.update("jax_num_cpu_devices", config.devices)
     warn_if_busy()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {config}")
     formats = {"ms a step": "{:.3f}", "GFLOP/s": "{:.1f}", "share": "{:.3f}"}

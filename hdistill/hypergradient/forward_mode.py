@@ -109,7 +109,7 @@ def online_forward_mode(problem) -> Estimator:
         products = spend(state.products, _count(hparams))
         return state._replace(jacobian=jacobian, products=products)
 
-    def estimate(state, transition):
+    def estimate(problem, state, transition):
         _, current, hparams, _, outer_batch = transition
         return _contract(problem, current, hparams, outer_batch, state.jacobian)[1], state
 

@@ -49,7 +49,7 @@ def online_greedy(problem, *, gamma: float = 0.9) -> Estimator:
     def init(signature, weights, hparams, batch):
         return GreedyState(signature, no_products(), optax.tree.zeros_like(hparams))
 
-    def estimate(state, transition):
+    def estimate(problem, state, transition):
         previous, current, hparams, batch, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         latest = hparams_pullback(problem, previous, hparams, batch, alpha)

@@ -105,15 +105,16 @@ def online_hyperdistill(
             decay_sum=decay_sum,
         )
 
-    def estimate(state, transition):
+    def estimate(problem, state, transition):
         _, current, hparams, _, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         v = hparams_pullback(problem, state.weights, hparams, state.batch, alpha)
-        second_order = (
-            scale(state.theta * state.decay_sum, v) if fitted else scale(size, unit(v)[0])
-        )
+        if fitted:  # tasks side by side have one θ and one S_t
+            second_order = scale(jnp.mean(state.theta * state.decay_sum), v)
+        else:
+            second_order = scale(size, unit(v)[0])
         state = state._replace(products=spend(state.products, 1))
         return Hypergradient(first_order, second_order), state
 
     fit = size_fit(problem, gamma, mixing) if fitted else None
-    return make_estimator(problem, 1, "hyperdistill", init, observe, estimate, fit)
+    return make_estimator(problem, 1, "hyperdistill", init, observe, estimate, fit, fitted)

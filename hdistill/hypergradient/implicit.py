@@ -157,7 +157,8 @@ def _last_step(solver: str, terms: int) -> LastStep:
         x, products = _SOLVERS[solver](phi, real, hparams, alpha, terms)
         return hparams_pullback(problem, previous, hparams, batch, x), products
 
-    return LastStep(f"implicit(solver={solver!r})", 1, second_order)
+    linear = solver in ("identity", "neumann")
+    return LastStep(f"implicit(solver={solver!r})", 1, second_order, linear)
 
 
 def _identity(phi, point, hparams, alpha, terms):

@@ -27,11 +27,13 @@ class LastStep(NamedTuple):
       name: for messages.
       depth: how many inner steps it differentiates through (0 or 1; see `warn_if_zero`).
       second_order: `(problem, previous, hparams, batch, alpha) -> (g^SO, Jacobian products)`.
+      linear: whether that is linear in α.
     """
 
     name: str
     depth: int
     second_order: Callable[..., tuple[PyTree, Any]]
+    linear: bool = True
 
 
 def offline_last_step(method: LastStep, arguments: Arguments, return_info):
@@ -54,13 +56,15 @@ def online_last_step(method: LastStep, problem: Problem) -> Estimator:
     def init(signature, weights, hparams, batch):
         return LastStepState(signature, no_products())
 
-    def estimate(state, transition):
+    def estimate(problem, state, transition):
         previous, current, hparams, batch, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         second_order, products = method.second_order(problem, previous, hparams, batch, alpha)
         state = state._replace(products=spend(state.products, products))
         return Hypergradient(first_order, second_order), state
 
-    return make_estimator(
-        problem, method.depth, method.name, init, lambda state, *_: state, estimate
-    )
+    def observe(state, transition, key):
+        return state
+
+    name, depth, _, linear = method
+    return make_estimator(problem, depth, name, init, observe, estimate, linear=linear)

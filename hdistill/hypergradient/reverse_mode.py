@@ -287,7 +287,7 @@ def online_reverse_mode(problem, *, window: int) -> Estimator:
             span=jnp.minimum(state.span + 1, window),
         )
 
-    def estimate(state, transition):
+    def estimate(problem, state, transition):
         hparams, outer_batch = transition.hparams, transition.outer_batch
         span = state.span
 

@@ -115,7 +115,7 @@ def online_robust_hyperdistill(
         )
         return state._replace(weights=weights, decay_sum=decay_sum, steps=spend(state.steps, 1))
 
-    def estimate(state, transition):
+    def estimate(problem, state, transition):
         _, current, hparams, batch, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         v = hparams_pullback(problem, state.weights, hparams, batch, alpha)

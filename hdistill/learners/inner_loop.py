@@ -6,16 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.hypergradient.base import Transition, spend
+from hdistill.hypergradient.base import SIDE_BY_SIDE, Transition, spend
 from hdistill.hypergradient.fit import FitStatus, before_any, settle
 from hdistill.learners.plan import MetaBatch, Plan, draw, redraw
 from hdistill.meta_problem import meta_problem
 from hdistill.problem import PyTree
 from hdistill.problem_checks import transform
 from hdistill.tree import is_finite, select
-
-# Where the tasks of a `Transition` are side by side: everywhere but in λ, which they share.
-SIDE_BY_SIDE = Transition(previous=0, current=0, hparams=None, batch=0, outer_batch=0)
 
 
 class LearnerInfo(NamedTuple):
@@ -88,12 +85,15 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
 
     def move(carry, transition_of, keys):
         (_, estimates), hparams, hyper_state = carry
-        step = jax.vmap(estimator.step, (0, SIDE_BY_SIDE, 0))
-        hyper, estimates = step(estimates, transition_of, keys)
+        if estimator.together is not None:
+            hyper, estimates = estimator.together(estimates, transition_of, keys)
+            hyper = batch.mean_of_devices(hyper)
+        else:
+            step = jax.vmap(estimator.step, (0, SIDE_BY_SIDE, 0))
+            hyper, estimates = step(estimates, transition_of, keys)
+            hyper = batch.mean(hyper)
         loss = batch.mean(outer_losses(problem, transition_of))
-        hparams, hyper_state, step = move_hparams(
-            plan, hparams, hyper_state, batch.mean(hyper), loss
-        )
+        hparams, hyper_state, step = move_hparams(plan, hparams, hyper_state, hyper, loss)
         return ((transition_of.current, estimates), hparams, hyper_state), step
 
     def rest(carry, transition_of, keys):

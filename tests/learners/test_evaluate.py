@@ -90,7 +90,7 @@ def test_bad_arguments_are_named(arguments, words):
         hd.evaluate(*positional, **given)
 
 
-@pytest.mark.parametrize("draw", [None, lambda key: (jax.random.normal(key, (2, *OUTER.shape)))])
+@pytest.mark.parametrize("draw", [None, lambda key: jax.random.normal(key, (2, *OUTER.shape))])
 def test_over_devices_the_figures_are_the_same(draw):
     twelve = jax.tree.map(lambda x: jnp.concatenate([x, -x, 2 * x, x / 2]), TASKS)
     given = {"horizon": 3, "batch_size": 8} | ({"count": 12} if draw else {})
@@ -103,9 +103,7 @@ def test_over_devices_the_figures_are_the_same(draw):
 @pytest.mark.parametrize("size", [{"batch_size": 2}, {"batch_size": 3}])
 def test_devices_that_do_not_divide_the_batch_are_refused(size):
     with pytest.raises(ValueError, match="devices: 2 of them, with 3 tasks"):
-        hd.evaluate(
-            PROBLEM, HPARAMS, WEIGHTS, TASKS, horizon=3, devices=jax.devices()[:2], **size
-        )
+        hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, TASKS, horizon=3, devices=jax.devices()[:2], **size)
 
 
 def test_two_numbers_of_tasks_share_a_program():

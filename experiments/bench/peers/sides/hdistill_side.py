@@ -1,6 +1,8 @@
-"""hdistill."""
+"""hdistill, images over a CPU's cores as the study of images has them."""
 
 import functools
+import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,13 @@ def make(problem, method, settings, arrays):
     lam, w = leaves_of(arrays, "lam"), leaves_of(arrays, "w")
     weights = hd.InnerState(w, optimizer.init(w))
     tasks = tuple((arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("inner", "outer"))
+    count = math.gcd(len(arrays["inner_x"]), jax.device_count()) if problem == "conv" else 1
+    devices = jax.devices()[:count] if count > 1 else None
     offline = {"rmd": hd.offline.reverse_mode}
     offline["implicit"] = functools.partial(hd.offline.implicit, solver="cg", terms=200)
     if method in offline:
-        return functools.partial(
-            hypergradient(phi, offline[method], settings["horizon"]), lam, weights, tasks
-        )
+        mean = hypergradient(phi, offline[method], settings["horizon"])
+        return functools.partial(over(devices, mean), lam, weights, tasks)
     if method == "hyperdistill":
         estimator = hd.online.hyperdistill(phi, gamma=0.9)
         tasks = jax.tree.map(lambda x: x[:1], tasks)  # gradhpo's run has one task
@@ -41,6 +44,9 @@ def make(problem, method, settings, arrays):
     state = learner.init(jax.random.key(0), lam, weights)
     if method == "hyperdistill":
         return ten_times(learner, state, tasks)
+    if devices is not None:
+        spread, like = hd.pmap_step(learner, devices), functools.partial(jax.tree.map, jnp.copy)
+        return lambda: spread(like(state), tasks)[0].hparams
     step = jax.jit(lambda state: learner.pure_step(state, tasks)[0].hparams)
     return lambda: step(state)
 
@@ -58,6 +64,25 @@ def hypergradient(phi, method, horizon):
     return jax.jit(mean)
 
 
+def over(devices, mean):
+    """The same with the tasks split over devices."""
+    if devices is None:
+        return mean
+    mapped = jax.pmap(
+        lambda *given: jax.lax.pmean(mean(*given), "tasks"),
+        "tasks",
+        in_axes=(None, None, 0),
+        out_axes=None,
+        devices=devices,
+    )
+
+    def split(lam, weights, tasks):
+        parts = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), tasks)
+        return mapped(lam, weights, parts)
+
+    return split
+
+
 def ten_times(learner, state, tasks):
     """Ten inner optimisations, one after the other; the state is not donated."""
     step = jax.jit(learner.pure_step)
@@ -71,4 +96,5 @@ def ten_times(learner, state, tasks):
     return call
 
 
+jax.config.update("jax_num_cpu_devices", os.cpu_count())
 serve(make)
