@@ -16,11 +16,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from experiments.bench.operations import operations
 from experiments.common.command import run_command
 from experiments.common.methods import METHODS, Method
+from experiments.common.plots import COLOURS
+from experiments.common.sets import svg
 from experiments.common.study import Setting
 from experiments.common.tables import markdown
 from experiments.common.timing import medians, warn_if_busy
@@ -46,7 +50,7 @@ class Config:
       method: which methods; none for all but online RMD.
       repeats: timed calls of each.
       jobs: programs to compile at once; "first result" is right with one.
-      out: a folder for cost.csv; none for no file.
+      out: a folder for cost.csv and cost.svg; none for no file.
     """
 
     setting: tuple[str, ...] = ("sinusoid", "warpgrad")
@@ -73,11 +77,13 @@ class Program(NamedTuple):
       call: (state, tasks) -> (state, info).
       kinds: its arguments where θ is fitted and where it is not, whichever there are, each with the
         share of a run's inner optimisations that are such.
+      operations: of its matrix products, as the run has them on average.
       first: seconds of tracing, compilation and the first call.
     """
 
     call: Any
     kinds: list[tuple[tuple, float]]
+    operations: float
     first: float
 
 
@@ -88,7 +94,7 @@ def compile_method(setting: Setting, method: Method) -> Program:
     state, tasks = learner.init(key, *setting.start(key)), setting.tasks(key)
     start = time.perf_counter()
     call = jax.jit(learner.pure_step).lower(state, tasks).compile()
-    jax.block_until_ready(call(state, tasks))
+    _, info = jax.block_until_ready(call(state, tasks))
     first = time.perf_counter() - start
     fitted = fits(method, setting.inner_optimisations)
     kinds = [
@@ -96,7 +102,10 @@ def compile_method(setting: Setting, method: Method) -> Program:
         for kind in (True, False)
         if any(of := [f == kind for f in fitted])
     ]
-    return Program(call, kinds, first)
+    count = operations(
+        learner.pure_step, (state, tasks), float(np.mean(fitted)), float(info.moved.mean())
+    )
+    return Program(call, kinds, count, first)
 
 
 def fits(method: Method, inner_optimisations: int) -> list[bool]:
@@ -122,6 +131,7 @@ def measure(setting: Setting, methods: list[Method], repeats: int, jobs: int) ->
                 "name": method.name,
                 "seconds": float(np.dot(shares, [next(seconds) for _ in shares])),
                 "products": float(np.dot(shares, products)),
+                "gflop": program.operations / 1e9,
                 "memory_mb": program.call.memory_analysis().temp_size_in_bytes / 1e6,
                 "first_seconds": program.first,
             }
@@ -143,6 +153,7 @@ def table(frame: pd.DataFrame) -> str:
             | ratios
             | {
                 "products": f"{r['products']:.1f}",
+                "GFLOP": f"{r['gflop']:.3g}",
                 "memory, MB": f"{r['memory_mb']:.1f}",
                 "first result, s": f"{r['first_seconds']:.1f}",
             }
@@ -150,10 +161,26 @@ def table(frame: pd.DataFrame) -> str:
     return markdown(rows)
 
 
+def picture(frame: pd.DataFrame):
+    """Bars: milliseconds of an inner optimisation, a panel for each setting."""
+    settings = list(frame.groupby("setting", sort=False))
+    size = 3.6 * len(settings), 0.6 + 0.32 * frame["name"].nunique()
+    figure, axes = plt.subplots(1, len(settings), figsize=size, squeeze=False, layout="constrained")
+    for axis, (setting, group) in zip(axes[0], settings):
+        colours = [COLOURS[name] for name in group["name"]]
+        bars = axis.barh(group["method"], 1000 * group["seconds"], color=colours)
+        axis.bar_label(bars, fmt="%.3g", padding=2)
+        axis.set(title=setting, xlabel="ms an inner optimisation")
+        axis.margins(x=0.2)
+        axis.invert_yaxis()
+        axis.tick_params("y", labelleft=axis is axes[0][0])
+    return figure
+
+
 def main(config: Config) -> None:
     """Prints a table for each setting."""
     warn_if_busy()
-    out = OwnedFolder(config.out, "bench cost").claim("cost.csv") if config.out else None
+    out = OwnedFolder(config.out, "bench cost") if config.out else None
     frames = []
     for name in config.setting:
         if name == "sinusoid":
@@ -171,7 +198,8 @@ def main(config: Config) -> None:
             print(f"The paper's HyperDistill: {ratios}.\n")
         frames.append(frame.assign(setting=name, preset=config.preset, device=device))
         if out is not None:
-            pd.concat(frames).to_csv(out, index=False)
+            pd.concat(frames).to_csv(out.claim("cost.csv"), index=False)
+            out.claim("cost.svg").write_text(svg(picture(pd.concat(frames))))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import hdistill as hd
 from experiments.bench.conv import lax_conv
+from experiments.bench.operations import operations
 from experiments.common.command import run_command
 from experiments.common.tables import markdown
 from experiments.common.timing import medians, warn_if_busy
@@ -156,25 +156,6 @@ def make_call(
             lambda x: x.reshape(devices, -1, *x.shape[1:]), (weights, images, labels)
         )
     return several, (weights, hparams, (images, labels))
-
-
-def operations(function, arguments) -> float:
-    """Of all products of the traced function, multiplication and addition as two."""
-    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _of_jaxpr(jaxpr) -> float:
-    total = 0.0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            depth = np.prod([left[i] for i in contracted])
-            total += 2 * depth * np.prod(equation.outvars[0].aval.shape)
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            total += times * _of_jaxpr(inner)
-    return total
 
 
 def matrix_product(size: int):

@@ -2,11 +2,14 @@
 
 import sys
 
+import jax
+import jax.numpy as jnp
 import pandas as pd
 import pytest
 
 from experiments.bench.cost import fits
-from experiments.bench.images import make_call, operations
+from experiments.bench.images import make_call
+from experiments.bench.operations import operations
 from experiments.bench.peers import __main__ as peers
 from experiments.bench.peers import environments
 from experiments.common.methods import METHODS
@@ -57,3 +60,18 @@ def test_a_peer_that_cannot_be_installed_is_left_out(tmp_path, capsys, monkeypat
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert environments.python_of("higher", tmp_path) is None
     assert "higher left out" in capsys.readouterr().err
+
+
+def test_branches_count_by_how_often_they_are_taken():
+    x = jnp.ones((4, 4))
+
+    def function(x, due):
+        def body(y, t):
+            return jax.lax.cond(t % 2 == 0, lambda y: y @ y @ y, lambda y: y @ y, y), None
+
+        y = jax.lax.cond(due, lambda y: y @ y, lambda y: y, x)
+        return jax.lax.scan(body, y, jnp.arange(10))[0]
+
+    one = 2 * 4**3
+    expected = 0.25 * one + 10 * (0.5 * 2 + 0.5) * one
+    assert operations(function, (x, True), fitted=0.25, moved=0.5) == expected

@@ -1,0 +1,35 @@
+"""Operations of the matrix products in a traced program."""
+
+import jax
+import jax.extend
+import numpy as np
+
+
+def operations(function, arguments, fitted: float = 1.0, moved: float = 1.0) -> float:
+    """Of all products of the function, multiplication and addition as two.
+
+    Args:
+      fitted: share of the calls in which a branch outside the loops, a fit, is taken.
+      moved: share of the steps in which a branch inside a loop, a move of λ, is taken.
+    """
+    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, fitted, moved)
+
+
+def _of_jaxpr(jaxpr, taken: float, moved: float) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        inner = list(jax.extend.core.jaxprs_in_params(parameters))
+        if name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            depth = np.prod([left[i] for i in contracted])
+            total += 2 * depth * np.prod(equation.outvars[0].aval.shape)
+        elif name == "scan":
+            total += parameters["length"] * sum(_of_jaxpr(each, moved, moved) for each in inner)
+        elif name == "cond":  # the branch not taken comes first
+            shares = (1 - taken, taken)
+            total += sum(s * _of_jaxpr(each, taken, moved) for s, each in zip(shares, inner))
+        else:
+            total += sum(_of_jaxpr(each, taken, moved) for each in inner)
+    return total
