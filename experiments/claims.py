@@ -165,7 +165,7 @@ def _sinusoids(sets):
                 f"{TABLE_4['hyperdistill']} against {TABLE_4[method]}",
                 f"{_mean(frame, ours)} against {_mean(frame, base)}: {format_interval(gap)} less "
                 f"({count_runs(len(gap))})",
-                verdict(gap),
+                verdict(gap, scaled_down=False),
                 name,
             )
         gap = difference(frame, chosen["one-step"], ours, "validation_mse")
@@ -174,7 +174,7 @@ def _sinusoids(sets):
             f"HyperDistill's meta-validation error ends below 1-step's, {points} outer points",
             "yes (a picture)",
             f"{format_interval(gap)} less ({count_runs(len(gap))})",
-            verdict(gap),
+            verdict(gap, scaled_down=False),
             name,
         )
 

@@ -167,6 +167,13 @@ METHODS = {
         _method("rmd-end", "RMD (exact, once at T)", _offline(hd.offline.reverse_mode)),
         _method("rmd-every", "RMD, every loss", _offline(hd.offline.reverse_mode), every=1),
         _method(
+            "rmd-window",
+            "RMD, every loss of the last {window} steps",
+            _offline(hd.offline.reverse_mode),
+            every=1,
+            window=30,
+        ),
+        _method(
             "rmd",
             "Online RMD (exact)",
             lambda problem, horizon: hd.online.reverse_mode(problem, window=horizon),

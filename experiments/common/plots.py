@@ -26,6 +26,7 @@ COLOURS = {
     "robust": "C1",
     "rmd-end": "C4",
     "rmd-every": "#5254a3",
+    "rmd-window": "#9c9ede",
     "rmd": "k",
     "unlearnt": "C6",
 }

@@ -36,15 +36,20 @@ def difference(frame: pd.DataFrame, ours: str, base: str, column: str, scale: fl
     return (scale * (values[ours] - values[base])).dropna()
 
 
-def verdict(differences) -> str:
-    """Whether differences are above 0, the claim's side, and how sure that is."""
+def verdict(differences, scaled_down: bool = True) -> str:
+    """Whether differences are above 0, the claim's side, and how sure that is.
+
+    Args:
+      differences: of each run, ours less the other's.
+      scaled_down: whether the study is smaller than the paper's.
+    """
     mean, half = mean_interval(differences)
     if np.isnan(mean):
         return "not run"
     if np.isnan(half):
         return "not settled: one run"
     if abs(mean) <= half:
-        return "not at this scale: the interval has 0"
+        return f"{'not at this scale' if scaled_down else 'level'}: the interval has 0"
     return "yes" if mean > 0 else "no"
 
 

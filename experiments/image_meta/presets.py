@@ -135,6 +135,7 @@ RATES = {
     "drmad-every": 0.015,
     "rmd-end": 0.045,
     "rmd-every": 0.045,
+    "rmd-window": 0.045,
 }
 
 PRESETS = {"smoke": SMOKE, "cpu": CPU, "paper": PAPER}

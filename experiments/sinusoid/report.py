@@ -87,7 +87,7 @@ def order(frame: pd.DataFrame, chosen: dict[str, str]) -> str:
                 "the paper's order": f"{chosen[better]} before {chosen[worse]}",
                 "MSE less, mean ± 95%": format_interval(gap),
                 "seeds on that side": f"{(gap > 0).sum()} of {len(gap)}",
-                "holds?": verdict(gap),
+                "holds?": verdict(gap, scaled_down=False),
             }
         )
     return "\n" + markdown(rows)
