@@ -36,9 +36,9 @@ def _program(make, *static):
 def clear_cache() -> None:
     """Forgets the compiled programs of un-jitted calls, with the functions and data they hold.
 
-    Un-jitted calls of `hd.offline`'s methods, `hd.fit_size`, `hd.unroll` and `hd.compare` compile
-    once for each problem, batch function, set of options and shapes; the 32 programs used last are
-    kept.
+    Un-jitted calls of `hd.offline`'s methods, `hd.fit_size`, `hd.unroll`, `hd.compare` and
+    `hd.evaluate` compile once for each problem, batch function, set of options and shapes; the 32
+    programs used last are kept.
 
     Examples:
       >>> hd.clear_cache()

@@ -91,11 +91,17 @@ def test_online_tasks_side_by_side_have_the_mean_of_their_hypergradients(name, s
         ]
         each = [estimator.step(states[i], steps[i], keys[i]) for i in range(5)]
         several = jax.tree.map(lambda *x: jnp.stack(x), *steps)._replace(hparams=lam)
-        mean, stacked = estimator.together(stacked, several, keys)
+        mean, stacked = estimator.mean_of_tasks(stacked, several, keys)
         for part in ("first_order", "second_order"):
             assert_close(getattr(mean, part), sum(getattr(g, part) for g, _ in each) / 5, 1e-12)
         starts, states = ends, [state for _, state in each]
     assert_close(stacked, jax.tree.map(lambda *x: jnp.stack(x), *states), 1e-12)
+
+
+def test_a_step_that_was_replaced_is_the_one_taken():
+    estimator = hd.online.one_step(make()[0])
+    assert estimator.mean_of_tasks is not None
+    assert estimator._replace(step=lambda *given: estimator.step(*given)).mean_of_tasks is None
 
 
 def test_what_is_not_linear_has_no_mean_in_one_pass():

@@ -28,6 +28,8 @@ def _of_jaxpr(jaxpr, taken: float, moved: float) -> float:
         elif name == "scan":
             total += parameters["length"] * sum(_of_jaxpr(each, moved, moved) for each in inner)
         elif name == "cond":  # the branch not taken comes first
+            if len(inner) != 2:
+                raise ValueError(f"a choice of {len(inner)} branches: expected two")
             shares = (1 - taken, taken)
             total += sum(s * _of_jaxpr(each, taken, moved) for s, each in zip(shares, inner))
         else:

@@ -87,7 +87,10 @@ def parse(kind: type[CommandLine], description: str | None) -> CommandLine:
 def keep_programs() -> None:
     """Has JAX keep what it compiles on disk, so that the next run begins within seconds."""
     option = "jax_compilation_cache_dir"
-    if getattr(jax.config, option) is None:
+    if getattr(jax.config, option) is not None:
+        return
+    with contextlib.suppress(OSError):  # a folder that cannot be written
+        COMPILED.mkdir(parents=True, exist_ok=True)
         jax.config.update(option, str(COMPILED.absolute()))
 
 

@@ -98,7 +98,7 @@ CPU = Preset(
 
 Half the horizon and the channels, a quarter of the pixels, a third of the batch, half the
 meta-batch, a tenth of the inner optimisations; with so few, λ moves faster and θ is fitted more
-often. Two to seven minutes a run on 2 cores (online RMD: an hour). WarpGrad on CIFAR-100, each
+often. On 2 cores a run takes 1.8 minutes (FO) or 2.4 (1-step); online RMD an hour. WarpGrad, each
 method at its own rate: expect 33% (FO, 1-step, HyperDistill), 37% (robust HyperDistill), 40% (RMD
 with every loss) and 39% (online RMD) (RESULTS.md, image_meta/tuned).
 """

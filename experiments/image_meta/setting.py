@@ -1,7 +1,6 @@
 """The image study: tasks of ten classes of a data set, one of three models, Reptile or FOMAML."""
 
 import dataclasses
-import functools
 import pathlib
 
 import jax
@@ -109,7 +108,7 @@ def make_setting(
     def measure(weights, hparams, task):
         return accuracy(model, weights.params, hparams, task.outer, preset.batch)
 
-    draws = {part: functools.partial(one_task, images=images) for part, images in pools.items()}
+    draws = {part: jax.tree_util.Partial(one_task, images=images) for part, images in pools.items()}
 
     def inner_batch(key, task):
         return batch(key, task.inner)

@@ -1,5 +1,6 @@
 """The types that every estimator shares, and what an online one is made with."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -81,18 +82,24 @@ class EstimatorStep(Protocol):
     ) -> tuple[Hypergradient, Any]: ...
 
 
-class EstimatorTogether(Protocol):
-    """The mean hypergradient of tasks side by side, and their states."""
-
-    def __call__(
-        self, states: Any, transitions: Transition, keys: jax.Array, /
-    ) -> tuple[Hypergradient, Any]: ...
-
-
 class EstimatorObserve(Protocol):
     """The state after an inner step at which λ rests."""
 
     def __call__(self, state: Any, transition: Transition, key: jax.Array, /) -> Any: ...
+
+
+class Together(NamedTuple):
+    """The mean of the hypergradients of tasks side by side, in one pass.
+
+    Attributes:
+      step, observe: those of the estimator whose mean it is.
+      mean: `(states, transitions, keys) -> (mean Hypergradient, states)`, all with a leading axis
+        of the tasks but λ. The tasks have done as many steps, and have one θ.
+    """
+
+    step: EstimatorStep
+    observe: EstimatorObserve
+    mean: Callable
 
 
 class Estimator(NamedTuple):
@@ -116,10 +123,9 @@ class Estimator(NamedTuple):
       observe: `(state, transition, key) -> state`, after an inner step at which λ does not move:
         what the estimator must remember of it, without a hypergradient.
       fit: None, or a `Fit` for estimators whose state has a `theta` to be fitted (Algorithm 4).
-      together: None, or `step` for several tasks at once, of those that are linear in the cotangent
-        α: `(states, transitions, keys) -> (mean Hypergradient, states)`, all with a leading axis
-        of the tasks but λ. Faster than `jax.vmap` of `step` and a mean (`hd.meta_problem`). The
-        tasks have done as many steps, and have one θ.
+      together: None, or of an estimator that is linear in the cotangent α a `Together`, faster than
+        `jax.vmap` of `step` and a mean (`hd.meta_problem`). The learner takes it as long as `step`
+        and `observe` have not been replaced.
 
     Every state has `products`, the number of Jacobian products of Φ spent since `init` (int32 [],
     at most 2³¹ - 1). The learner and the stream set it to 0 at each of their steps.
@@ -129,7 +135,14 @@ class Estimator(NamedTuple):
     step: EstimatorStep
     observe: EstimatorObserve
     fit: Fit | None = None
-    together: EstimatorTogether | None = None
+    together: Together | None = None
+
+    @property
+    def mean_of_tasks(self) -> Callable | None:
+        """`together.mean`; None where there is none, or `step` or `observe` was replaced."""
+        if self.together is None or self.together[:2] != (self.step, self.observe):
+            return None
+        return self.together.mean
 
 
 def spend(products, more):
@@ -191,11 +204,12 @@ def make_estimator(
         check(transition)
         return estimate(problem, observed, transition)
 
-    def together(states, transitions, keys):
+    def mean(states, transitions, keys):
         observed = jax.vmap(checked_observe, (0, SIDE_BY_SIDE, 0))(states, transitions, keys)
         first = jax.tree.map(lambda x: x[0], transitions._replace(hparams=None))
         check(first._replace(hparams=transitions.hparams))
         return estimate(several, observed, transitions)
 
     several = meta_problem(problem)
-    return Estimator(checked_init, step, checked_observe, fit, together if linear else None)
+    together = Together(step, checked_observe, mean) if linear else None
+    return Estimator(checked_init, step, checked_observe, fit, together)

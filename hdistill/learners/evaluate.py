@@ -1,6 +1,7 @@
 """Meta-test: adapt to each of many tasks with λ and φ at rest, and measure."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from hdistill.checks import (
     check_weights,
     leading_axis,
 )
-from hdistill.learners.parallel import check_devices, everywhere, split_over
+from hdistill.learners.parallel import check_devices, everywhere, scattered, split_over
 from hdistill.learners.plan import first_half, numbered, second_half
 from hdistill.problem import run
 from hdistill.problem_checks import check_functions, check_update
@@ -51,7 +52,8 @@ def evaluate(
       hparams: λ, a pytree.
       weights: φ, from which each task starts.
       tasks: a pytree with a leading axis of tasks; or a function key -> task, with `count`, so that
-        tasks too large to be held at once are drawn one after the other.
+        tasks too large to be held at once are drawn one after the other. Arrays that it draws from
+        become constants of a program; those of a `jax.tree_util.Partial` do not.
       horizon: T.
       metric: `(weights, hparams, task) -> array`, of w_T; None for L_val on `task[1]`.
       sample_inner: `(key, task) -> batch`, or `(key, task, t) -> batch`, as in `hd.learner`; by
@@ -60,7 +62,7 @@ def evaluate(
       batch_size: how many tasks to run side by side; None for all.
       count: how many tasks, where `tasks` is a function.
       devices: over which a batch is split, as by `hd.pmap_step`; None for one. Their number must
-        divide batch_size and the number of tasks. Not inside `jax.jit`.
+        divide batch_size and the number of tasks. Of this process alone; not inside `jax.jit`.
 
     Returns:
       The metric of each task, [tasks, ...].
@@ -72,6 +74,7 @@ def evaluate(
     horizon = check_count("horizon", horizon)
     check_arrays("hparams", hparams)
     check_weights(weights)
+    draw: Any
     draw, stacked = (tasks, None) if callable(tasks) else (None, tasks)
     if draw is None:
         if count is not None:
@@ -86,12 +89,7 @@ def evaluate(
     key = jax.random.key(0) if key is None else key
     check_key(key)
     numbered(sample_inner)  # which checks it; the function itself tells one program from another
-    parts = None if devices is None else tuple(check_devices(devices))
-    if parts is not None and (count % len(parts) or batch_size % len(parts) or is_tracing()):
-        raise ValueError(
-            f"devices: {len(parts)} of them, with {count} tasks and batch_size={batch_size}; "
-            "expected a number that divides both, outside jax.jit"
-        )
+    parts = None if devices is None else _local(devices, batch_size, count)
     given = jax.random.split(key, count), stacked
     static = problem, horizon, metric, sample_inner
     if is_tracing():
@@ -101,13 +99,18 @@ def evaluate(
             return adapted(hparams, weights, *drawn(*given))
 
         return jax.lax.map(one, given, batch_size=batch_size)
+    bound: tuple = ((), {})  # the arrays that a `Partial` draws from
+    if isinstance(draw, jax.tree_util.Partial):
+        draw, bound = draw.func, (draw.args, draw.keywords)
     drawn, adapted = compiled(_drawn_batch, draw), compiled(_adapted_batch, *static, parts)
     if parts is not None:
         hparams, weights = everywhere(parts, (hparams, weights))
     figures = []
     for i in range(0, count, batch_size):
         batch = jax.tree.map(lambda x: x[i : i + batch_size], given)
-        figures.append(adapted(hparams, weights, *drawn(*batch)))
+        batch = drawn(bound, *batch)
+        batch = batch if parts is None else scattered(parts, batch)
+        figures.append(adapted(hparams, weights, *batch))
     return jax.tree.map(lambda *batches: jnp.concatenate(batches), *figures)
 
 
@@ -140,7 +143,27 @@ def _adapted(problem, horizon, metric, sample_inner):
 
 
 def _drawn_batch(draw):
-    return jax.vmap(_drawn(draw))
+    def batch(bound, keys, tasks):
+        arguments, named = bound
+        one = draw and (lambda key: draw(*arguments, key, **named))
+        return jax.vmap(_drawn(one))(keys, tasks)
+
+    return batch
+
+
+def _local(devices, batch_size: int, count: int) -> tuple:
+    """The devices, which are this process's and divide the tasks."""
+    devices = tuple(check_devices(devices))
+    if is_tracing():
+        raise ValueError(f"devices={devices}: expected None inside jax.jit")
+    if any(device.process_index != jax.process_index() for device in devices):
+        raise ValueError(f"devices={devices}: expected this process's, jax.local_devices()")
+    if count % len(devices) or batch_size % len(devices):
+        raise ValueError(
+            f"devices: {len(devices)} of them, with {count} tasks and batch_size={batch_size}; "
+            "expected a number that divides both"
+        )
+    return devices
 
 
 def _adapted_batch(problem, horizon, metric, sample_inner, devices):

@@ -85,8 +85,8 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
 
     def move(carry, transition_of, keys):
         (_, estimates), hparams, hyper_state = carry
-        if estimator.together is not None:
-            hyper, estimates = estimator.together(estimates, transition_of, keys)
+        if estimator.mean_of_tasks is not None:
+            hyper, estimates = estimator.mean_of_tasks(estimates, transition_of, keys)
             hyper = batch.mean_of_devices(hyper)
         else:
             step = jax.vmap(estimator.step, (0, SIDE_BY_SIDE, 0))

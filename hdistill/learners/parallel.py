@@ -99,6 +99,12 @@ def everywhere(devices, tree):
     return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), "tasks"), PartitionSpec()))
 
 
+def scattered(devices, tree):
+    """The tree, its leading axis split over the devices."""
+    mesh = Mesh(np.array(devices), "tasks")
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("tasks")))
+
+
 def split_over(devices, function):
     """`function(λ, φ, tasks, keys)` of tasks side by side, split over the devices."""
     mapped = jax.pmap(function, in_axes=(None, None, 0, 0), devices=devices)

@@ -117,3 +117,18 @@ def test_two_numbers_of_tasks_share_a_program():
         tasks = jax.tree.map(lambda x: jnp.concatenate([x, x])[:count], TASKS)
         hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, tasks, horizon=2, metric=metric, batch_size=2)
     assert len(traces) == 1
+
+
+def test_tasks_may_lie_on_another_device_and_be_drawn_from_bound_arrays():
+    two, pool = jax.devices()[:2], jnp.stack([BATCHES[0], 2 * BATCHES[0]])
+
+    def draw(key, pool):
+        return pool[jax.random.randint(key, (), 0, 2)], OUTER
+
+    bound = jax.tree_util.Partial(draw, pool=pool)
+    one = hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, bound, horizon=3, count=4)
+    closed = hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, lambda key: draw(key, pool), horizon=3, count=4)
+    assert_close(one, closed, 1e-12)
+    tasks = jax.device_put(jax.tree.map(lambda x: x[:2], TASKS), two[1])
+    spread = hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, tasks, horizon=3, devices=two)
+    assert_close(spread, hd.evaluate(PROBLEM, HPARAMS, WEIGHTS, TASKS, horizon=3)[:2], 1e-12)
