@@ -218,9 +218,7 @@ def test_table_chooses_by_validation_and_says_where_the_order_holds():
     assert "| FO | 0.567 ± 0.193 | 0.700 | 0.700 | 0.700 | 1 of 2 |" in text
     assert "| H (γ=0.99) before N | 0.400 ± 0.000 | 2 of 2 | yes |" in text
     assert "| N before FO | -0.200 | 0 of 1 | not settled: one run |" in text
-    assert (
-        "| one before D | 0.500 ± 6.353 | 1 of 2 | not at this scale: the interval has 0 |" in text
-    )
+    assert "| one before D | 0.500 ± 6.353 | 1 of 2 | level: the interval has 0 |" in text
     assert "0.327" not in report.table(frame_of(figures, preset="smoke"))
 
 
