@@ -53,7 +53,10 @@ class Config(MetaCommand):
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     preset = protocol(config.preset, config.model)
-    start() if config.distributed else use_cores(preset.meta_batch)
+    if config.distributed:
+        start()
+    else:
+        use_cores(preset.meta_batch)
     methods = chosen(config.method, ALL, preset.arguments, preset.gammas, config.given)
     setting = make_setting(
         config.model,
