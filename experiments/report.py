@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from experiments.claims import first_page
-from experiments.common.sets import draw_set, load_set
+from experiments.common.sets import draw_set, load_set, svg
 from experiments.common.tables import ranges
 from experiments.fidelity import report as fidelity
+from experiments.frontier import frontier
 from experiments.image_meta import report as image_meta
 from experiments.sinusoid import report as sinusoid
 from experiments.standard import report as standard
@@ -67,15 +68,23 @@ def study_sets(folders: Sequence[pathlib.Path], report) -> Iterator[str]:
         yield entry(folder / "README.md", what, runs)
 
 
+def frontiers(costs: pd.DataFrame, **sets: tuple[pd.DataFrame, str]) -> Iterator[str]:
+    """Draws what each method reaches, by its price; gives the pictures' lines."""
+    for setting, (frame, metric) in sets.items():
+        picture = RESULTS / f"frontier-{setting}.svg"
+        picture.write_text(svg(frontier(frame, costs[costs["setting"] == setting], metric)))
+        yield f"![what each method reaches, {setting}]({picture.relative_to(ROOT).as_posix()})\n"
+
+
 def main() -> None:
     """Draws the sets and writes RESULTS.md."""
     names = [folder for study in STUDIES for folder in sorted((RESULTS / study).glob("*"))]
     sets = {f"{folder.parent.name}/{folder.name}": load_set(folder) for folder in names}
-    which = which_method(
-        (RESULTS / "which.md").read_text(), sets["sinusoid/tuned"][0], sets["image_meta/tuned"][0]
-    )
+    sinusoids, images = sets["sinusoid/tuned"][0], sets["image_meta/tuned"][0]
+    which = which_method((RESULTS / "which.md").read_text(), sinusoids, images)
     costs = pd.read_csv(RESULTS / "bench" / "cost" / "cost.csv")
     parts = [INTRO, first_page(sets, costs), which]
+    parts += frontiers(costs, sinusoid=(sinusoids, "test_mse"), warpgrad=(images, "test_accuracy"))
     for study, (title, report) in STUDIES.items():
         of_study = [folder for folder in names if folder.parent.name == study]
         parts += [f"# {title}\n", *study_sets(of_study, report), ""]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.common.sets import by_title
+from experiments.common.tables import mean_interval
 from hdistill.training import Run
 
 COLOURS = {
@@ -120,3 +121,11 @@ def panels(
             axis.set(title=title, xlabel=xlabel, ylabel=ylabel, **axes)
         row[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
+
+
+def mark(axis, x: float, values, title: str, style: dict) -> None:
+    """A method's point: mean ± 95% of the values at x, a square where its line is dashed."""
+    mean, half = mean_interval(values)
+    marker = "o" if style["ls"] == "-" else "s"
+    half = 0 if np.isnan(half) else half
+    axis.errorbar(x, mean, half, fmt=marker, color=style["color"], capsize=3, label=title)

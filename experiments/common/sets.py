@@ -69,7 +69,7 @@ def draw_set(report, folder: OwnedFolder) -> str:
 
 
 def svg(figure) -> str:
-    """The picture, its coordinates to a tenth of a point: half the bytes."""
+    """The picture, its coordinates to a tenth of a point, without indents: half the bytes."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
@@ -77,7 +77,8 @@ def svg(figure) -> str:
     def shortened(tag: re.Match) -> str:
         return re.sub(r"(\d\.\d)\d+", r"\1", tag[0])
 
-    return re.sub("<[^>]*>", shortened, text.getvalue())  # in the tags, not in the words
+    plain = re.sub(r"^ *(<!--.*-->\n)?", "", text.getvalue(), flags=re.MULTILINE)
+    return re.sub("<[^>]*>", shortened, plain)  # in the tags, not in the words
 
 
 def page(folder: pathlib.Path, frame: pd.DataFrame, table: str, pictures: Sequence[str]) -> str:

@@ -1,10 +1,9 @@
 """The image study's tables and pictures."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
-from experiments.common.plots import panels, style, training_rows, weighting_rows
+from experiments.common.plots import mark, panels, style, training_rows, weighting_rows
 from experiments.common.tables import (
     argument,
     chosen_titles,
@@ -13,7 +12,6 @@ from experiments.common.tables import (
     has_several_rates,
     hyperdistill,
     markdown,
-    mean_interval,
     percent,
     products,
     rate_grid,
@@ -165,11 +163,7 @@ def plot_products(frame: pd.DataFrame):
     figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
     styles = style(frame)
     for title, group in frame.groupby("title", sort=False):
-        mean, half = mean_interval(percent(group))
-        half = 0 if np.isnan(half) else half
-        colour, line = styles[title]["color"], styles[title]["ls"]
-        marker = "o" if line == "-" else "s"
-        axis.errorbar(products(group), mean, half, fmt=marker, color=colour, capsize=3, label=title)
+        mark(axis, products(group), percent(group), title, styles[title])
     axis.set_xscale("symlog", linthresh=10)
     axis.set(
         xlabel="Jacobian products for each inner optimisation",
