@@ -8,7 +8,7 @@ import optax
 
 from hdistill.hypergradient.base import SIDE_BY_SIDE, Transition, spend
 from hdistill.hypergradient.fit import FitStatus, before_any, settle
-from hdistill.learners.plan import MetaBatch, Plan, draw, redraw
+from hdistill.learners.plan import MetaBatch, Plan, draw, drawn_with, keys_of_step, redraw
 from hdistill.meta_problem import meta_problem
 from hdistill.problem import PyTree
 from hdistill.problem_checks import transform
@@ -105,18 +105,18 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
         step = Step(loss, jnp.array(False), jnp.isfinite(loss), zero, zero)
         return ((transition_of.current, estimates), hparams, hyper_state), step
 
-    def body(carry, _):
+    def body(carry, keys):
         t, carry = carry
         (weights, _), hparams, _ = carry
         local = batch.vary(hparams)
 
-        def one_step(weights, task, key):
-            batch, outer_batch, key = draw(plan, key, task, before + t)
+        def one_step(weights, task, keys):
+            batch, outer_batch, key = drawn_with(plan, keys, task, before + t)
             current = problem.update(weights, local, batch)
             return Transition(weights, current, local, batch, outer_batch), key
 
         transition_of, keys = jax.vmap(one_step, out_axes=(SIDE_BY_SIDE, 0))(
-            weights, batch.tasks, batch.keys
+            weights, batch.tasks, keys
         )
         if plan.always_moves:
             carry, step = move(carry, transition_of, keys)
@@ -125,7 +125,10 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
         return (t + 1, carry), step
 
     carry = batch.vary((weights, estimates)), state.hparams, state.hyper_state
-    (_, carry), steps = jax.lax.scan(body, (jnp.int32(0), carry), length=plan.horizon)
+    # All at once: inside the loop, on small problems, they cost as much as a product.
+    numbers = before + jnp.arange(plan.horizon)
+    keys = jax.vmap(jax.vmap(keys_of_step, (0, None)), (None, 0))(batch.keys, numbers)
+    (_, carry), steps = jax.lax.scan(body, (jnp.int32(0), carry), keys)
     ends, hparams, hyper_state = carry
     state = state._replace(hparams=hparams, hyper_state=hyper_state)
     return state, ends, steps, batch.largest(ends[1].products)

@@ -255,9 +255,18 @@ def draw(plan, key, task, t, before=0):
       t: the step that the draw is numbered by.
       before: the steps before it that the draw is not numbered by.
     """
-    inner_key, outer_key, key = jax.random.split(jax.random.fold_in(key, t), 3)
-    number = jnp.asarray(t + before, jnp.int32)
-    return plan.sample_inner(inner_key, task, number), plan.sample_outer(outer_key, task), key
+    return drawn_with(plan, keys_of_step(key, t), task, t + before)
+
+
+def keys_of_step(key, t):
+    """Keys [3] of inner step t: for D_t, for the outer batch, for the estimator."""
+    return jax.random.split(jax.random.fold_in(key, t), 3)
+
+
+def drawn_with(plan, keys, task, t):
+    """What `draw` returns, with the keys of the step."""
+    number = jnp.asarray(t, jnp.int32)
+    return plan.sample_inner(keys[0], task, number), plan.sample_outer(keys[1], task), keys[2]
 
 
 def redraw(plan, key, task, before=0):
