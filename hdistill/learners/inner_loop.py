@@ -126,7 +126,7 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
 
     carry = batch.vary((weights, estimates)), state.hparams, state.hyper_state
     # All at once: inside the loop, on small problems, they cost as much as a product.
-    numbers = before + jnp.arange(plan.horizon)
+    numbers = before + jnp.arange(plan.horizon, dtype=jnp.int32)
     keys = jax.vmap(jax.vmap(keys_of_step, (0, None)), (None, 0))(batch.keys, numbers)
     (_, carry), steps = jax.lax.scan(body, (jnp.int32(0), carry), keys)
     ends, hparams, hyper_state = carry

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from experiments import report
+from experiments.common import sets
 from experiments.common.sets import draw_set, svg
 from experiments.common.tables import verdict
 from hdistill.training import OwnedFolder
@@ -24,6 +25,7 @@ def test_a_set_is_drawn_again_from_its_two_files(study, folder, tmp_path, monkey
     copy.mkdir(parents=True)
     for name in ("runs.csv", "series.csv", "notes.md"):
         shutil.copy(folder / name, copy / name)
+    monkeypatch.setattr(sets, "svg", lambda figure: plt.close(figure) or "drawn")  # half the time
     draw_set(report.STUDIES[study][1], OwnedFolder(copy, "a report"))
     assert (copy / "README.md").read_text() == (folder / "README.md").read_text()
     pictures = {path.name for path in folder.glob("*.svg")}
