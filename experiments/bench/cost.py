@@ -187,7 +187,7 @@ def main(config: Config) -> None:
             setting = make_sinusoid_setting(config.preset)
         else:
             setting = make_image_setting(name, preset_name=config.preset, data_dir=None)
-        names = config.method or [n for n in METHODS if n not in ("rmd", "rmd-window", "unlearnt")]
+        names = config.method or [n for n in METHODS if n not in ("rmd", "unlearnt")]
         methods = [METHODS[n].adapted(setting.arguments(n)) for n in names]
         frame = pd.DataFrame(measure(setting, methods, config.repeats, config.jobs))
         device, jax_version = jax.devices()[0].device_kind, jax.__version__

@@ -21,9 +21,9 @@ from experiments.image_meta import report
 from experiments.image_meta.presets import PresetName, protocol
 from experiments.image_meta.setting import make_setting
 
-# Online RMD is exact and 50 times one-step's price: it runs when it is asked for by name; so do the
-# pass through part of the steps, a candidate of research, and λ not learnt.
-ALL = [name for name in METHODS if name not in ("rmd", "rmd-window", "unlearnt")]
+# Online RMD is exact and 50 times one-step's price: it runs when it is asked for by name, as does λ
+# not learnt.
+ALL = [name for name in METHODS if name not in ("rmd", "unlearnt")]
 
 
 @dataclasses.dataclass(frozen=True)
