@@ -60,6 +60,8 @@ ACCURACY = {
         "fo": "45.01 ± 1.29",
     },
 }
+# The pictures of convergence, by initialisation.
+FASTER = {"reptile": "Figures 2, 5", "fomaml": "Figures 12, 13"}
 # HyperDistill to 1-step, megabytes: Table 3 (ANIL's are TinyImageNet's, ours CIFAR-100's).
 MEMORY = {"anil": 1638 / 1584, "warpgrad": 1714 / 1650}
 OURS = "paper-0.9"  # the fidelity study's name for HyperDistill
@@ -84,10 +86,10 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]], costs: pd.Dat
     rows += [*_memory(readings), *_closer(readings), *_sizes(readings)]
     rows += _horizons(grids)
     rows += [_gammas(images), _weighting(sets["image_meta/cpu"][1])]
-    curves = "HyperDistill converges faster than 1-step, images and CIFAR-10"
-    ours = "WarpGrad's curves alone were recorded"
-    figures = "Figures 2, 5, 9, 10, 12, 13"
-    rows.append(_row(figures, curves, "yes (pictures)", ours, "not settled", "image_meta/tuned"))
+    rows += _faster(tuned_runs, "image_meta/tuned")
+    claim = "HyperDistill converges faster than 1-step, CIFAR-10"
+    missing = "our runs kept no curves"
+    rows.append(_row("Figures 9, 10", claim, "yes (pictures)", missing, "not settled", ""))
     return f"{_tally(rows)}\n\n{markdown(sorted(rows, key=_place))}"
 
 
@@ -133,6 +135,21 @@ def _accuracies(frame: pd.DataFrame, link: str, how: str = "preset cpu"):
                 verdict(gap),
                 link,
             )
+
+
+def _faster(frame: pd.DataFrame, link: str):
+    for name, rows in settings(frame):
+        base = chosen_titles(rows, "validation_accuracy")["one-step"]
+        gap = difference(rows, str(tuned(rows)), base, "validation_mean", 100)
+        yield _row(
+            FASTER[name.rsplit("-", 1)[1]],
+            f"HyperDistill converges faster than 1-step, {name}",
+            "yes (pictures)",
+            f"{format_interval(gap, 2)} points more, mean of the meta-validations on the way "
+            f"({count_runs(len(gap))}, preset cpu)",
+            verdict(gap),
+            link,
+        )
 
 
 def _seconds(costs: pd.DataFrame):
