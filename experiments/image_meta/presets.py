@@ -73,8 +73,8 @@ PAPER = Preset()
 
 `python -m experiments.image_meta --preset paper --model warpgrad --data-dir data`. Wants a GPU:
 five runs of each method, HyperDistill at four γ. The paper has 60.91 ± 0.27% for HyperDistill and
-58.18 ± 0.52% for 1-step with WarpGrad on CIFAR-100. We have not run it: a run of FO would take 8
-minutes of an H200, one of 1-step 14 (RESULTS.md, bench/cost).
+58.18 ± 0.52% for 1-step with WarpGrad on CIFAR-100. We have not run it: a run of FO would take 9
+minutes of an H200, one of 1-step or HyperDistill 17 (RESULTS.md, bench/cost).
 """
 
 CPU = Preset(
@@ -99,8 +99,8 @@ CPU = Preset(
 Half the horizon and the channels, a quarter of the pixels, a third of the batch, half the
 meta-batch, a tenth of the inner optimisations; with so few, λ moves faster and θ is fitted more
 often. On 2 cores a run takes 1.8 minutes (FO) or 2.4 (1-step); online RMD an hour. WarpGrad, each
-method at its own rate: expect 33% (FO, 1-step, HyperDistill), 37% (robust HyperDistill), 40% (RMD
-with every loss) and 39% (online RMD) (RESULTS.md, image_meta/tuned).
+method at its own rate: expect 32 to 33% (FO, 1-step, HyperDistill), 36% (robust HyperDistill) and
+39% (RMD with every loss, and of the last 30 steps; online RMD) (RESULTS.md, image_meta/tuned).
 """
 
 SMOKE = Preset(
