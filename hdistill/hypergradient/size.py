@@ -154,10 +154,8 @@ def measure_sizes(problem, term: Term, hparams, weights, batch_at, horizon, oute
     def pull(weights, batch):
         return hparams_pullback(problem, weights, hparams, batch, alpha)
 
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(horizon, dtype=jnp.int32))
-
     def visit(carry, t, point, batch, cotangent, second_order):
-        vector, carry = term.step(carry, keys[t], point, batch, pull)
+        vector, carry = term.step(carry, jax.random.fold_in(key, t), point, batch, pull)
         direction, norm = unit(vector)
         best, exact = optax.tree.vdot(direction, second_order), optax.tree.norm(second_order)
         return carry, cotangent, (norm, best, exact)

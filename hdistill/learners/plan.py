@@ -248,9 +248,14 @@ def _needs(function) -> int | None:
     return needed if needed > 2 else min(len(positional), 2)
 
 
-def draw(plan, key, task, t):
-    """(D_t, the outer batch, a key for the estimator) of a task's inner step t."""
-    return drawn_with(plan, keys_of_step(key, t), task, t)
+def draw(plan, key, task, t, before=0):
+    """(D_t, the outer batch, a key for the estimator) of a task's inner step t.
+
+    Args:
+      t: the step that the draw is numbered by.
+      before: the steps before it that the draw is not numbered by.
+    """
+    return drawn_with(plan, keys_of_step(key, t), task, t + before)
 
 
 def keys_of_step(key, t):
@@ -265,10 +270,5 @@ def drawn_with(plan, keys, task, t):
 
 
 def redraw(plan, key, task, before=0):
-    """t -> D_t, drawn again from the key whenever it is asked for.
-
-    Args:
-      before: the steps before t = 0, by which the keys are not numbered.
-    """
-    keys = jax.vmap(keys_of_step, (None, 0))(key, jnp.arange(plan.horizon, dtype=jnp.int32))
-    return lambda t: drawn_with(plan, keys[t], task, t + before)[0]
+    """t -> D_t, drawn again from the key whenever it is asked for."""
+    return lambda t: draw(plan, key, task, t, before)[0]
