@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from experiments.common.plots import mark, style
-from experiments.common.tables import percent, products
+from experiments.common.tables import count_runs, percent, products
 
 
 def frontier(frame: pd.DataFrame, costs: pd.DataFrame, metric: str):
@@ -21,12 +21,15 @@ def frontier(frame: pd.DataFrame, costs: pd.DataFrame, metric: str):
     frame = frame[frame.groupby("title")[metric].transform("mean") <= 1]
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     seconds, styles = costs.set_index("name")["seconds"], style(frame)
+    most = frame["title"].value_counts().max()
     for title, group in frame.groupby("title", sort=False):
         values = percent(group) if accuracy else group[metric].dropna()
-        method = group["method"].iloc[0]
-        mark(axes[0], products(group), values, title, styles[title])
+        method, label = group["method"].iloc[0], title
+        if len(values) < most:
+            label += f" ({count_runs(len(values))})"
+        mark(axes[0], products(group), values, label, styles[title])
         if method in seconds:
-            mark(axes[1], seconds[method], values, title, styles[title])
+            mark(axes[1], seconds[method], values, label, styles[title])
     axes[0].set_xscale("symlog", linthresh=10)
     axes[0].set_xlabel("products an inner optimisation")
     axes[0].set_ylabel("meta-test accuracy, %" if accuracy else "meta-test MSE")

@@ -15,7 +15,7 @@ from experiments.common.command import run_command
 from experiments.common.timing import warn_if_busy
 
 OPTIONS = {
-    "cost": ["--setting", "sinusoid", "anil", "warpgrad", "metaweightnet"],
+    "cost": ["--setting", "sinusoid", "anil", "warpgrad", "metaweightnet", "--repeats", "3"],
     "growth": [],
     "peers": [],
 }

@@ -47,7 +47,7 @@ class Config:
     Attributes:
       setting: "sinusoid", "anil", "warpgrad" or "metaweightnet".
       preset: the protocol whose shapes are timed.
-      method: which methods; none for all but online RMD.
+      method: which methods; none for all.
       repeats: timed calls of each.
       jobs: programs to compile at once; "first result" is right with one.
       out: a folder for cost.csv and cost.svg; none for no file.
@@ -187,7 +187,7 @@ def main(config: Config) -> None:
             setting = make_sinusoid_setting(config.preset)
         else:
             setting = make_image_setting(name, preset_name=config.preset, data_dir=None)
-        names = config.method or [n for n in METHODS if n not in ("rmd", "unlearnt")]
+        names = config.method or [n for n in METHODS if n != "unlearnt"]
         methods = [METHODS[n].adapted(setting.arguments(n)) for n in names]
         frame = pd.DataFrame(measure(setting, methods, config.repeats, config.jobs))
         device, jax_version = jax.devices()[0].device_kind, jax.__version__

@@ -16,7 +16,7 @@ COLOURS = {
     "one-step": "C0",
     "drmad": "C5",
     "drmad-momentum": "#c49c94",
-    "drmad-every": "#17324d",
+    "drmad-every": "#008080",
     "drmad-bent": "#7b9cc4",
     "nift": "C2",
     "greedy": "C8",
