@@ -104,6 +104,8 @@ def test_smoke_run_leaves_what_it_should(tmp_path, capsys):
     assert curves["before"] != curves["after"]
     (ended,) = read_runs(tmp_path, report.SETTING)
     assert ["validation_accuracy" in row for row in ended.rows] == [False, True, True]
+    mean = np.mean([row["validation_accuracy"] for row in ended.rows[1:]])
+    np.testing.assert_allclose(report.to_frame([ended])["validation_mean"], [mean])
     config = json.loads((run / "config.json").read_text())
     assert config["corruption"] == 0.4 and config["model"] == "metaweightnet"
 
