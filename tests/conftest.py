@@ -35,3 +35,8 @@ def few_optimizations(request):
     """
     few = not request.module.__name__.endswith(CONVOLUTIONS)
     jax.config.update("jax_disable_most_optimizations", few)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest two first, each a process of its own: at the end a core would wait for them."""
+    items.sort(key=lambda item: not item.name.startswith("test_python_runs"))
