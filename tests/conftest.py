@@ -6,7 +6,6 @@ What is compiled is kept in .pytest_cache, for both processes of a run and for t
 import pathlib
 
 import jax
-import pytest
 
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 # Of a process that runs documentation: compile once, and little.
@@ -23,18 +22,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-CONVOLUTIONS = ("test_models", "test_image_meta", "test_standard")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_optimizations(request):
-    """Programs here run for a moment and take seconds to compile: a third less without most passes.
-
-    Not for convolutional networks, whose numbers come out wrong without them (jax 0.10.2).
-    """
-    few = not request.module.__name__.endswith(CONVOLUTIONS)
-    jax.config.update("jax_disable_most_optimizations", few)
+# Programs here run for a moment and take seconds to compile: a third less without most passes.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_collection_modifyitems(items):

@@ -1,12 +1,12 @@
 """How fast image models run: the share of a large matrix product's rate that an inner step reaches.
 
     python -m experiments.bench.images [--model warpgrad] [--shape cpu paper] [--tasks 1 2 4 8]
-    python -m experiments.bench.images --devices 2 --tasks 2 4 8
+    python -m experiments.bench.images --devices 2 --tasks 2 4 8 --form library nine-slices lax.conv
 
 An inner step, an outer gradient and a product inside a `lax.scan`, tasks side by side by vmap, or
-spread over host devices, for each form of the 3x3 convolution. Operations are those of the products
-of the form "nine slices", counted in the program before it is compiled, so that a form that needs
-fewer is not punished.
+spread over host devices, for each form of the 3x3 convolution. Operations are those of the
+convolutions and products of the library's form, counted in the program before it is compiled, so
+that a form that needs fewer is not punished.
 """
 
 import dataclasses
@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 
 import hdistill as hd
-from experiments.bench.conv import lax_conv
 from experiments.bench.operations import operations
+from experiments.bench.parts import seconds_by_part
+from experiments.bench.peers.sides.jax_model import lax_conv
 from experiments.common.command import run_command
 from experiments.common.tables import markdown
 from experiments.common.timing import medians, warn_if_busy
@@ -28,6 +30,7 @@ from experiments.image_meta.presets import PresetName, protocol
 from experiments.image_meta.setting import MODELS
 from hdistill.checks import check_choice, check_count
 from hdistill.models import layers
+from hdistill.models.conv import conv3x3, convolution_by_slices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +47,19 @@ class Config:
       steps: length of the scan.
       repeats: timed calls of each, in turn; the median counts.
       jobs: programs to compile at once.
+      parts: also where each program's time goes, by jax.profiler.
     """
 
     model: tuple[str, ...] = ("warpgrad",)
     shape: tuple[PresetName, ...] = ("cpu",)
     tasks: tuple[int, ...] = (1, 2, 4, 8)
     devices: int = 1
-    form: tuple[str, ...] = ("nine-slices",)
+    form: tuple[str, ...] = ("library",)
     kind: tuple[str, ...] = ("step", "gradient", "product")
     steps: int = 10
     repeats: int = 5
     jobs: int = 1
+    parts: bool = False
 
     def check(self) -> None:
         """Raises ValueError for an unknown name or a number out of range."""
@@ -71,29 +76,12 @@ class Config:
         check_count("jobs", self.jobs)
 
 
-def three_products(x, kernel):
-    """Three shifted copies side by side, and a product for each row of the kernel."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    wide = jnp.concatenate([padded[:, :, j : j + width] for j in range(3)], axis=-1)
-    rows = kernel.reshape(3, -1, kernel.shape[-1])
-    return sum(wide[:, i : i + height] @ rows[i] for i in range(3))
+def nine_slices(x, kernel):
+    """One matrix product over nine shifted copies, its gradients by JAX's own rules."""
+    return convolution_by_slices(x[None], kernel[None])[0]
 
 
-def nine_products(x, kernel):
-    """A product for each entry of the kernel."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    places = [(i, j) for i in range(3) for j in range(3)]
-    return sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i, j in places)
-
-
-FORMS = {
-    "nine-slices": layers.conv3x3,  # the library's
-    "three-products": three_products,
-    "nine-products": nine_products,
-    "lax.conv": lax_conv,
-}
+FORMS = {"library": conv3x3, "nine-slices": nine_slices, "lax.conv": lax_conv}
 
 
 def step(problem, weights, hparams, batch):
@@ -182,7 +170,7 @@ def measure(config: Config) -> list[dict]:
             function, arguments = make_call(model, shape, tasks, kind, config.steps, config.devices)
             lowered.append((jax.jit(function).lower(*arguments), arguments))
         finally:
-            layers.conv3x3 = FORMS["nine-slices"]
+            layers.conv3x3 = FORMS["library"]
     large = 2048 if jax.default_backend() == "cpu" else 8192
     function, arguments = matrix_product(large)
     lowered.append((jax.jit(function).lower(*arguments), arguments))
@@ -201,6 +189,10 @@ def measure(config: Config) -> list[dict]:
         }
         for case, each, rate in zip(cases, seconds, rates)
     ]
+    if config.parts:
+        for row, program, (_, arguments) in zip(rows, programs, lowered):
+            shares = seconds_by_part(program, arguments)
+            row |= {part: 1000 * each / config.steps for part, each in shares.items()}
     print(f"matrix product {large}x{large}: {rates[-1] / 1e9:.0f} GFLOP/s")
     return rows
 
@@ -211,8 +203,10 @@ def main(config: Config) -> None:
     warn_if_busy()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {config}")
     formats = {"ms a step": "{:.3f}", "GFLOP/s": "{:.1f}", "share": "{:.3f}"}
-    rows = measure(config)
-    print(markdown([{k: formats.get(k, "{}").format(v) for k, v in r.items()} for r in rows]))
+    rows = pd.DataFrame(measure(config))
+    for name in rows.select_dtypes("float"):
+        rows[name] = rows[name].map(formats.get(name, "{:.2f}").format)
+    print(markdown(rows.astype(str).to_dict("records")))
 
 
 if __name__ == "__main__":

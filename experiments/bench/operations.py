@@ -1,12 +1,14 @@
-"""Operations of the matrix products in a traced program."""
+"""Operations of the matrix products and convolutions in a traced program."""
 
 import jax
 import jax.extend
 import numpy as np
 
+from hdistill.models.conv import convolution_p, kernel_gradient_p
+
 
 def operations(function, arguments, fitted: float = 1.0, moved: float = 1.0) -> float:
-    """Of all products of the function, multiplication and addition as two.
+    """Of all products and convolutions of the function, multiplication and addition as two.
 
     Args:
       fitted: share of the calls in which a branch outside the loops, a fit, is taken.
@@ -25,6 +27,9 @@ def _of_jaxpr(jaxpr, taken: float, moved: float) -> float:
             left = equation.invars[0].aval.shape
             depth = np.prod([left[i] for i in contracted])
             total += 2 * depth * np.prod(equation.outvars[0].aval.shape)
+        elif equation.primitive in (convolution_p, kernel_gradient_p):
+            images, other = (v.aval.shape for v in equation.invars)
+            total += 2 * 9 * np.prod(images) * other[-1]
         elif name == "scan":
             total += parameters["length"] * sum(_of_jaxpr(each, moved, moved) for each in inner)
         elif name == "cond":  # the branch not taken comes first

@@ -4,30 +4,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-
-def conv3x3(x, kernel):
-    """3x3 convolution, stride 1, zero padding, as one matrix product over nine shifted copies.
-
-    On a CPU the gradient of `lax.conv` inside `lax.scan` is slow (jax issue 12868), and under vmap
-    over kernels it becomes a grouped convolution; a matrix product avoids both. An inner step of
-    the paper's WarpGrad inside the inner loop costs 12 to 26 times the step alone with `lax.conv`,
-    and 0.8 to 1.0 times with this (`experiments/bench/conv.py`; RESULTS.md).
-
-    Args:
-      x: [B, H, W, C].
-      kernel: [3, 3, C, O], as `lax.conv` with NHWC and HWIO takes it.
-
-    Returns:
-      [B, H, W, O].
-    """
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+from hdistill.models.conv import conv3x3
 
 
 def max_pool2x2(x):
     """2x2 max pooling, stride 2; an odd last row or column is dropped. [B, H, W, C].
+
+    Of equal entries the first has the gradient. JAX's own rule for a maximum compares each entry
+    with the result; where XLA computes the entries again they may differ from it by rounding, and
+    the gradient is lost (jax 0.10.2, CPU).
 
     Raises:
       ValueError: H or W below 2: the images are too small for so many layers.
@@ -36,7 +21,13 @@ def max_pool2x2(x):
     if height < 2 or width < 2:
         raise ValueError(f"x has shape {x.shape}: expected at least 2x2 pixels; larger images")
     x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    x = _larger(x[:, :, 0], x[:, :, 1])
+    return _larger(x[:, :, :, 0], x[:, :, :, 1])
+
+
+def _larger(a, b):
+    return jnp.where(a >= b, a, b)
 
 
 class Conv(nn.Module):

@@ -10,7 +10,7 @@ from hdistill.data.datasets import DATASETS
 from hdistill.data.images import load
 from hdistill.data.pool import Examples, Pool, sample_task
 from hdistill.models.anil import Anil
-from hdistill.models.layers import BatchNorm, conv3x3, max_pool2x2
+from hdistill.models.layers import BatchNorm, max_pool2x2
 from hdistill.models.metaweightnet import MetaWeightNet
 from hdistill.models.warpgrad import WarpGrad
 from tests.problems import assert_close
@@ -163,18 +163,21 @@ def test_a_pool_of_another_data_set_is_refused(classes, size, tmp_path):
         load("cifar10-train", tmp_path)
 
 
-def test_conv_and_pool_equal_xla_s():
-    rng = np.random.default_rng(0)
-    x, kernel = (
-        jnp.asarray(rng.normal(size=(2, 7, 5, 3))),
-        jnp.asarray(rng.normal(size=(3, 3, 3, 4))),
-    )
-    expected = jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    assert_close(conv3x3(x, kernel), expected, 1e-12)
+def test_pool_equals_xla_s():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 5, 3)))
     pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     assert_close(max_pool2x2(x), pooled, 0)
+
+
+def test_one_entry_of_each_window_has_the_gradient():
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 6, 7, 3)), jnp.float32)
+    given = jnp.asarray(np.random.default_rng(1).uniform(1, 2, (2, 3, 3, 3)), jnp.float32)
+    gradient = jax.grad(lambda x: jnp.sum(given * max_pool2x2(x)))(x)
+    assert (gradient[:, :, 6] == 0).all()
+    windows = gradient[:, :, :6].reshape(2, 3, 2, 3, 2, 3)
+    assert ((windows != 0).sum((2, 4)) == 1).all()
+    assert_close(windows.sum((2, 4)), given, 0)
+    assert_close((gradient * x).sum(), (given * max_pool2x2(x)).sum(), 1e-6)
 
 
 def test_batch_norm_is_by_the_batch_s_own_statistics():

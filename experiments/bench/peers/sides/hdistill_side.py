@@ -11,7 +11,7 @@ from jax_model import losses
 from serve import leaves_of, serve
 
 import hdistill as hd
-from hdistill.models.layers import conv3x3
+from hdistill.models.conv import conv3x3
 
 
 def make(problem, method, settings, arrays):

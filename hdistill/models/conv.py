@@ -1,0 +1,173 @@
+"""A 3x3 convolution whose gradients of every order are fast, also inside `lax.scan`.
+
+JAX writes the gradients of `lax.conv` as convolutions that XLA runs as plain loops on a CPU (jax
+issue 12868). Here the convolution and its gradient in the kernel are two primitives, both bilinear;
+what one of them needs for its derivatives is one of the two again. Each has two forms: XLA's own
+convolution for float32 on a CPU, nine slices and one matrix product elsewhere. Both are measured by
+`python -m experiments.bench.images` (RESULTS.md, bench/images).
+"""
+
+import functools
+import math
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from jax.interpreters import ad, batching, mlir
+
+from hdistill.tree import vary_like
+
+# A leading axis of tasks has a kernel for each: what `vmap` over tasks makes of a convolution.
+convolution_p = jax.extend.core.Primitive("conv3x3")  # [T, B, H, W, C], [T, 3, 3, C, O]
+kernel_gradient_p = jax.extend.core.Primitive("conv3x3_kernel_gradient")  # x, [T, B, H, W, O]
+
+CACHE = 2**20  # bytes of images and cotangents that XLA takes at once; a CPU's L2 holds them
+
+
+def conv3x3(x, kernel):
+    """3x3 convolution, stride 1, zero padding.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [3, 3, C, O], as `lax.conv` with NHWC and HWIO takes it.
+
+    Returns:
+      [B, H, W, O].
+    """
+    x, kernel = vary_like((x, kernel), (x, kernel))
+    return convolution_p.bind(x[None], kernel[None])[0]
+
+
+def turned(kernel):
+    """[T, 3, 3, C, O] -> [T, 3, 3, O, C], turned by half: the kernel of the gradient in x."""
+    # By slices: XLA folds a lax.rev into the convolution, which is then a plain loop.
+    entries = [kernel[:, i, j] for i in (2, 1, 0) for j in (2, 1, 0)]
+    return jnp.stack(entries, axis=1).reshape(kernel.shape).swapaxes(-1, -2)
+
+
+def convolution_by_slices(x, kernel):
+    """The convolution as one matrix product over nine shifted copies."""
+    tasks, out = kernel.shape[0], kernel.shape[-1]
+    return (_nine_slices(x) @ kernel.reshape(tasks, -1, out)).reshape(*x.shape[:-1], out)
+
+
+def kernel_gradient_by_slices(x, cotangent):
+    """The same for the gradient in the kernel."""
+    tasks, out = x.shape[0], cotangent.shape[-1]
+    product = _nine_slices(x).swapaxes(-1, -2) @ cotangent.reshape(tasks, -1, out)
+    return product.reshape(tasks, 3, 3, x.shape[-1], out)
+
+
+def _nine_slices(x):
+    """[T, B·H·W, 9·C]."""
+    height, width = x.shape[2:4]
+    padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    wide = jnp.concatenate(shifted, axis=-1)
+    return wide.reshape(x.shape[0], -1, wide.shape[-1])
+
+
+def _task_by_task(function):
+    def of_all(*args):
+        if len(args[0]) == 1:
+            return function(*(a[0] for a in args))[None]
+        return jax.lax.map(lambda task: function(*task), args)
+
+    return of_all
+
+
+@_task_by_task
+def convolution_by_xla(x, kernel):
+    """XLA's convolution; fewer than eight channels are filled up, as it is slow with three."""
+    lacking = max(0, 8 - x.shape[-1])
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, lacking)))
+    return _lax_conv(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, lacking), (0, 0))), "SAME")
+
+
+@_task_by_task
+def kernel_gradient_by_xla(x, cotangent):
+    """XLA's convolution with the examples for channels, of as many as fit the cache at a time."""
+    pieces = _pieces(len(x), x.nbytes + cotangent.nbytes)
+    if pieces == 1:
+        return _kernel_gradient(x, cotangent)
+    cut = [a.reshape(pieces, -1, *a.shape[1:]) for a in (x, cotangent)]
+    zeros = jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype)
+    return jax.lax.scan(lambda sum, pair: (sum + _kernel_gradient(*pair), None), zeros, cut)[0]
+
+
+def _pieces(examples, size):
+    """Into how many equal pieces so many examples are cut."""
+    least = math.ceil(size / CACHE)
+    return next((n for n in range(least, examples) if examples % n == 0), examples)
+
+
+def _kernel_gradient(x, cotangent):
+    padding = ((1, 1), (1, 1))
+    out = _lax_conv(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), padding)
+    return out.transpose(1, 2, 0, 3)
+
+
+def _lax_conv(x, kernel, padding):
+    layout = ("NHWC", "HWIO", "NHWC")  # the one that XLA does not run as a plain loop
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=layout)
+
+
+def _on_a_cpu(by_xla, by_slices, x, other):
+    # Of other dtypes XLA's convolution is a plain loop; split over devices it cannot go by tasks.
+    whole = not any(jax.typeof(x).sharding.spec)
+    return (by_xla if whole and x.dtype == jnp.float32 else by_slices)(x, other)
+
+
+def _batched(primitive, args, axes):
+    """The new axis and that of the tasks in one."""
+    size = next(a.shape[axis] for a, axis in zip(args, axes) if axis is not None)
+    args = [batching.bdim_at_front(a, axis, size) for a, axis in zip(args, axes)]
+    out = primitive.bind(*(a.reshape(-1, *a.shape[2:]) for a in args))
+    return out.reshape(size, -1, *out.shape[1:]), 0
+
+
+def _convolution_batched(args, axes):
+    """With one kernel for all, the new axis is one of more examples."""
+    x, kernel = args
+    if axes[1] is not None:
+        return _batched(convolution_p, args, axes)
+    x = jnp.moveaxis(x, axes[0], 1)
+    out = convolution_p.bind(x.reshape(x.shape[0], -1, *x.shape[3:]), kernel)
+    return out.reshape(*x.shape[:-1], -1), 1
+
+
+def _define(primitive, shape, batched, by_xla, by_slices):
+    primitive.def_impl(jax.jit(primitive.bind))
+    primitive.def_abstract_eval(lambda x, other: x.update(shape=shape(x.shape, other.shape)))
+    batching.primitive_batchers[primitive] = batched
+    on_a_cpu = functools.partial(_on_a_cpu, by_xla, by_slices)
+    for function, platform in ((by_slices, None), (on_a_cpu, "cpu")):
+        lowering = mlir.lower_fun(function, multiple_results=False)
+        mlir.register_lowering(primitive, lowering, platform=platform)
+
+
+_define(
+    convolution_p,
+    lambda x, kernel: (*x[:-1], kernel[-1]),
+    _convolution_batched,
+    convolution_by_xla,
+    convolution_by_slices,
+)
+_define(
+    kernel_gradient_p,
+    lambda x, cotangent: (x[0], 3, 3, x[-1], cotangent[-1]),
+    functools.partial(_batched, kernel_gradient_p),
+    kernel_gradient_by_xla,
+    kernel_gradient_by_slices,
+)
+# The rules' first argument is the cotangent of the output.
+ad.defbilinear(
+    convolution_p,
+    lambda ct, x, kernel: convolution_p.bind(ct, turned(kernel)),
+    lambda ct, x, kernel: kernel_gradient_p.bind(x, ct),
+)
+ad.defbilinear(
+    kernel_gradient_p,
+    lambda ct, x, cotangent: convolution_p.bind(cotangent, turned(ct)),
+    lambda ct, x, cotangent: convolution_p.bind(x, ct),
+)

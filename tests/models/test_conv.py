@@ -1,0 +1,122 @@
+"""The convolution and its gradients, in each form, against XLA's own and JAX's own rules."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from hdistill.models import conv
+from hdistill.models.conv import conv3x3
+from tests.problems import assert_close
+
+FORMS = {
+    "xla": (conv.convolution_by_xla, conv.kernel_gradient_by_xla),
+    "slices": (conv.convolution_by_slices, conv.kernel_gradient_by_slices),
+}
+
+
+def lax_conv(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def arrays(*shapes, dtype=jnp.float64):
+    rng = np.random.default_rng(0)
+    return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("channels", [3, 9])
+def test_both_forms_of_both_primitives(form, tasks, channels, monkeypatch):
+    monkeypatch.setattr(conv, "CACHE", 3000)  # several pieces of the examples
+    convolution, kernel_gradient = FORMS[form]
+    x, kernel, ct = arrays(
+        (tasks, 4, 7, 5, channels), (tasks, 3, 3, channels, 4), (tasks, 4, 7, 5, 4)
+    )
+    assert_close(convolution(x, kernel), jax.vmap(lax_conv)(x, kernel), 1e-12)
+    pull = jax.vmap(lambda x, k, ct: jax.vjp(lax_conv, x, k)[1](ct))
+    by_x, by_kernel = pull(x, kernel, ct)
+    assert_close(kernel_gradient(x, ct), by_kernel, 1e-12)
+    assert_close(convolution(ct, conv.turned(kernel)), by_x, 1e-12)
+
+
+@pytest.mark.parametrize("examples, size, pieces", [(6, 10, 1), (6, 11, 2), (6, 35, 6), (7, 11, 7)])
+def test_pieces_are_equal_and_fit(examples, size, pieces, monkeypatch):
+    monkeypatch.setattr(conv, "CACHE", 10)
+    assert conv._pieces(examples, size) == pieces
+
+
+def wave(convolution, x, kernel):
+    """A loss with derivatives of every order."""
+    return jnp.sin(convolution(x, kernel)).sum()
+
+
+def by_both(convolution, x, kernel):
+    """‖∂wave‖², differentiated by both."""
+    gradients = jax.grad(functools.partial(wave, convolution), (0, 1))
+    return jax.grad(lambda *a: sum(jnp.sum(g**2) for g in gradients(*a)), (0, 1))(x, kernel)
+
+
+def along(convolution, x, kernel):
+    """A Hessian-vector product, forwards over backwards."""
+    gradients = jax.grad(functools.partial(wave, convolution), (0, 1))
+    return jax.jvp(gradients, (x, kernel), (jnp.cos(x), jnp.cos(kernel)))[1]
+
+
+@pytest.mark.parametrize("dtype, rounding", [(jnp.float32, 1e-5), (jnp.float64, 1e-12)])
+@pytest.mark.parametrize("what", [by_both, along])
+@pytest.mark.parametrize("axes", [None, (0, 0), (3, None), (None, 4)])
+def test_derivatives_equal_those_of_lax_conv(what, dtype, rounding, axes):
+    """float32 takes XLA's convolution on a CPU, float64 the nine slices; the oracle is float64."""
+    x, kernel = arrays((2, 5, 4, 3), (3, 3, 3, 2))
+    ours, theirs = (functools.partial(what, c) for c in (conv3x3, lax_conv))
+    if axes:
+        stack = [
+            a if axis is None else jnp.stack([a, a**2, -a], axis)
+            for a, axis in zip((x, kernel), axes)
+        ]
+        x, kernel = stack
+        ours, theirs = jax.vmap(ours, axes), jax.vmap(theirs, axes)
+    found = jax.jit(ours)(x.astype(dtype), kernel.astype(dtype))
+    for ours_, theirs_ in zip(found, theirs(x, kernel)):
+        assert ours_.dtype == dtype
+        assert_close(ours_.astype(jnp.float64), theirs_, rounding)
+
+
+def test_forms_are_chosen_by_dtype():
+    """That the test above sees both: XLA's convolution is in one program and not in the other."""
+    x, kernel = arrays((2, 5, 4, 3), (3, 3, 3, 2), dtype=jnp.float32)
+    texts = [
+        jax.jit(conv3x3).lower(*(a.astype(t) for a in (x, kernel))).as_text()
+        for t in (jnp.float32, jnp.float64)
+    ]
+    assert ["stablehlo.convolution" in text for text in texts] == [True, False]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_tasks_over_devices(kind):
+    x, kernel = arrays((2, 2, 5, 4, 3), (2, 3, 3, 3, 2), dtype=jnp.float32)
+    gradient = jax.vmap(jax.grad(functools.partial(wave, conv3x3), (0, 1)))
+    mesh = jax.make_mesh((2,), ("tasks",), axis_types=(kind,), devices=jax.devices()[:2])
+    spread = jax.device_put((x, kernel), jax.sharding.NamedSharding(mesh, PartitionSpec("tasks")))
+    for found, expected in zip(jax.jit(gradient)(*spread), gradient(x, kernel)):
+        assert_close(np.asarray(found), expected, 1e-5)
+
+
+def test_images_over_devices_and_one_kernel():
+    """Under `jax.shard_map`, whose checks want to know what varies over the devices."""
+    x, kernel = arrays((2, 5, 4, 3), (3, 3, 3, 2), dtype=jnp.float32)
+    mesh = jax.make_mesh((2,), ("tasks",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    specs = {"in_specs": (PartitionSpec("tasks"), PartitionSpec()), "out_specs": PartitionSpec()}
+    local = lambda x, kernel: jax.lax.psum(wave(conv3x3, x, kernel), "tasks")  # noqa: E731
+    spread = jax.shard_map(local, mesh=mesh, **specs)
+    found, expected = (
+        jax.jit(jax.grad(f, (0, 1)))(x, kernel) for f in (spread, functools.partial(wave, lax_conv))
+    )
+    for ours, theirs in zip(found, expected):
+        assert_close(ours, theirs, 1e-5)
