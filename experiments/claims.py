@@ -78,7 +78,9 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]], costs: pd.Dat
     """
     images = sets["image_meta/cpu"][0]
     tuned_runs = sets["image_meta/tuned"][0]
-    rows = [*_accuracies(images, "image_meta/cpu")]
+    others = sets["image_meta/others"][0]
+    rows = [*_accuracies(_without(images, others), "image_meta/cpu")]
+    rows += _accuracies(others, "image_meta/others", "preset cpu, λ's rate 0.005")
     rows += _accuracies(tuned_runs, "image_meta/tuned", "preset cpu, each at its own rate of λ")
     rows += [*_seconds(costs), *_sinusoids(sets)]
     rows += _standard(sets["standard/cpu"][0])
@@ -87,6 +89,7 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]], costs: pd.Dat
     rows += _horizons(grids)
     rows += [_gammas(images), _weighting(sets["image_meta/cpu"][1])]
     rows += _faster(tuned_runs, "image_meta/tuned")
+    rows += _faster(others[others["init"] == "fomaml"], "image_meta/others")
     claim = "HyperDistill converges faster than 1-step, CIFAR-10"
     missing = "our runs kept no curves"
     rows.append(_row("Figures 9, 10", claim, "yes (pictures)", missing, "not settled", ""))
@@ -135,6 +138,12 @@ def _accuracies(frame: pd.DataFrame, link: str, how: str = "preset cpu"):
                 verdict(gap),
                 link,
             )
+
+
+def _without(frame: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """The runs whose setting is not one of the others'."""
+    names = {name for name, _ in settings(others)}
+    return pd.concat([rows for name, rows in settings(frame) if name not in names])
 
 
 def _faster(frame: pd.DataFrame, link: str):

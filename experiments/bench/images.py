@@ -203,7 +203,7 @@ def main(config: Config) -> None:
     warn_if_busy()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {config}")
     formats = {"ms a step": "{:.3f}", "GFLOP/s": "{:.1f}", "share": "{:.3f}"}
-    rows = pd.DataFrame(measure(config))
+    rows = pd.DataFrame(measure(config)).fillna(0.0)
     for name in rows.select_dtypes("float"):
         rows[name] = rows[name].map(formats.get(name, "{:.2f}").format)
     print(markdown(rows.astype(str).to_dict("records")))

@@ -21,7 +21,7 @@ LOOP = re.compile(r"^(while|call|conditional)[.\d]*$")
 
 
 def seconds_by_part(program, arguments, calls: int = 5) -> dict[str, float]:
-    """Seconds of a call of the program, by part; what fits none is "other"."""
+    """Seconds of a call, over all threads, by part; what fits none is "other"."""
     names = dict(re.findall(r'%?([\w.\-]+) = .*?op_name="([^"]*)"', program.as_text()))
     jax.block_until_ready(program(*arguments))
     with tempfile.TemporaryDirectory() as folder:

@@ -3,12 +3,14 @@
 JAX writes the gradients of `lax.conv` as convolutions that XLA runs as plain loops on a CPU (jax
 issue 12868). Here the convolution and its gradient in the kernel are two primitives, both bilinear;
 what one of them needs for its derivatives is one of the two again. Each has two forms: XLA's own
-convolution for float32 on a CPU, nine slices and one matrix product elsewhere. Both are measured by
-`python -m experiments.bench.images` (RESULTS.md, bench/images).
+convolution for float32 on a CPU, nine slices and one matrix product elsewhere, and for arrays of an
+Explicit mesh. Both are measured by `python -m experiments.bench.images` (RESULTS.md, bench/images).
+
+The precision of products (`jax.default_matmul_precision`) is that of the place where the program is
+lowered, not of the line that calls `conv3x3`: set it for the whole program.
 """
 
 import functools
-import math
 
 import jax
 import jax.extend
@@ -21,7 +23,7 @@ from hdistill.tree import vary_like
 convolution_p = jax.extend.core.Primitive("conv3x3")  # [T, B, H, W, C], [T, 3, 3, C, O]
 kernel_gradient_p = jax.extend.core.Primitive("conv3x3_kernel_gradient")  # x, [T, B, H, W, O]
 
-CACHE = 2**20  # bytes of images and cotangents that XLA takes at once; a CPU's L2 holds them
+CACHE = 2**20  # bytes of examples and their cotangents in one piece; a CPU's L2 holds them
 
 
 def conv3x3(x, kernel):
@@ -29,11 +31,21 @@ def conv3x3(x, kernel):
 
     Args:
       x: [B, H, W, C].
-      kernel: [3, 3, C, O], as `lax.conv` with NHWC and HWIO takes it.
+      kernel: [3, 3, C, O], as `lax.conv` with NHWC and HWIO takes it; dtypes are promoted.
 
     Returns:
       [B, H, W, O].
+
+    Raises:
+      ValueError: other shapes.
     """
+    if jnp.ndim(x) != 4 or jnp.shape(kernel)[:-1] != (3, 3, x.shape[-1]):
+        shapes = f"x has shape {jnp.shape(x)}, kernel {jnp.shape(kernel)}"
+        raise ValueError(f"{shapes}: expected [B, H, W, C] and [3, 3, C, O]")
+    dtype = jnp.result_type(x, kernel)
+    x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
+    if any((*jax.typeof(x).sharding.spec, *jax.typeof(kernel).sharding.spec)):
+        return convolution_by_slices(x[None], kernel[None])[0]
     x, kernel = vary_like((x, kernel), (x, kernel))
     return convolution_p.bind(x[None], kernel[None])[0]
 
@@ -69,7 +81,7 @@ def _nine_slices(x):
 
 def _task_by_task(function):
     def of_all(*args):
-        if len(args[0]) == 1:
+        if args[0].shape[0] == 1:
             return function(*(a[0] for a in args))[None]
         return jax.lax.map(lambda task: function(*task), args)
 
@@ -87,18 +99,27 @@ def convolution_by_xla(x, kernel):
 @_task_by_task
 def kernel_gradient_by_xla(x, cotangent):
     """XLA's convolution with the examples for channels, of as many as fit the cache at a time."""
-    pieces = _pieces(len(x), x.nbytes + cotangent.nbytes)
-    if pieces == 1:
+    examples = x.shape[0]
+    most = _examples_in_a_piece(x, cotangent)
+    if examples <= most:
         return _kernel_gradient(x, cotangent)
-    cut = [a.reshape(pieces, -1, *a.shape[1:]) for a in (x, cotangent)]
-    zeros = jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype)
-    return jax.lax.scan(lambda sum, pair: (sum + _kernel_gradient(*pair), None), zeros, cut)[0]
+    lacking = -examples % most  # filled up with zeros, whose gradient is zero
+    cut = [
+        jnp.pad(a, ((0, lacking), (0, 0), (0, 0), (0, 0))).reshape(-1, most, *a.shape[1:])
+        for a in (x, cotangent)
+    ]
+    zeros = vary_like(jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype), cut)
+    return jax.lax.scan(lambda all, piece: (all + _kernel_gradient(*piece), None), zeros, cut)[0]
 
 
-def _pieces(examples, size):
-    """Into how many equal pieces so many examples are cut."""
-    least = math.ceil(size / CACHE)
-    return next((n for n in range(least, examples) if examples % n == 0), examples)
+def _examples_in_a_piece(x, cotangent):
+    """As many in each piece, and an even number: XLA is slow with an odd number of channels."""
+    shape = x.shape + cotangent.shape
+    if not all(isinstance(size, int) for size in shape) or 0 in shape:
+        return x.shape[0]  # sizes that an exported program leaves open; nothing to cut
+    pieces = -(-(x.nbytes + cotangent.nbytes) // CACHE)
+    each = -(-x.shape[0] // pieces)
+    return each + each % 2
 
 
 def _kernel_gradient(x, cotangent):
@@ -113,9 +134,10 @@ def _lax_conv(x, kernel, padding):
 
 
 def _on_a_cpu(by_xla, by_slices, x, other):
-    # Of other dtypes XLA's convolution is a plain loop; split over devices it cannot go by tasks.
-    whole = not any(jax.typeof(x).sharding.spec)
-    return (by_xla if whole and x.dtype == jnp.float32 else by_slices)(x, other)
+    # Of other dtypes XLA's convolution is a plain loop; tasks that lie on the devices of an
+    # Explicit mesh cannot be taken one by one.
+    one_by_one = not any(jax.typeof(x).sharding.spec)
+    return (by_xla if one_by_one and x.dtype == jnp.float32 else by_slices)(x, other)
 
 
 def _batched(primitive, args, axes):
@@ -137,8 +159,10 @@ def _convolution_batched(args, axes):
 
 
 def _define(primitive, shape, batched, by_xla, by_slices):
-    primitive.def_impl(jax.jit(primitive.bind))
-    primitive.def_abstract_eval(lambda x, other: x.update(shape=shape(x.shape, other.shape)))
+    primitive.def_impl(by_slices)  # outside of jax.jit
+    primitive.def_abstract_eval(
+        lambda x, other: x.update(shape=shape(x.shape, other.shape), weak_type=False)
+    )
     batching.primitive_batchers[primitive] = batched
     on_a_cpu = functools.partial(_on_a_cpu, by_xla, by_slices)
     for function, platform in ((by_slices, None), (on_a_cpu, "cpu")):

@@ -10,9 +10,9 @@ from hdistill.models.conv import conv3x3
 def max_pool2x2(x):
     """2x2 max pooling, stride 2; an odd last row or column is dropped. [B, H, W, C].
 
-    Of equal entries the first has the gradient. JAX's own rule for a maximum compares each entry
-    with the result; where XLA computes the entries again they may differ from it by rounding, and
-    the gradient is lost (jax 0.10.2, CPU).
+    Of equal entries one has the gradient: the upper of a column, the left of the two columns. JAX's
+    own rule for a maximum compares each entry with the result; where XLA computes the entries again
+    they may differ from it by rounding, and the gradient is lost (jax 0.10.2, CPU).
 
     Raises:
       ValueError: H or W below 2: the images are too small for so many layers.
@@ -27,7 +27,7 @@ def max_pool2x2(x):
 
 
 def _larger(a, b):
-    return jnp.where(a >= b, a, b)
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 class Conv(nn.Module):

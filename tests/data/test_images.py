@@ -180,6 +180,11 @@ def test_one_entry_of_each_window_has_the_gradient():
     assert_close((gradient * x).sum(), (given * max_pool2x2(x)).sum(), 1e-6)
 
 
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_pooling_keeps_what_is_not_a_number(place):
+    assert jnp.isnan(max_pool2x2(jnp.ones((1, 2, 2, 1)).at[0, *place, 0].set(jnp.nan))).all()
+
+
 def test_batch_norm_is_by_the_batch_s_own_statistics():
     x = jnp.asarray(np.random.default_rng(0).normal(3, 2, size=(6, 4, 4, 2)))
     layer = BatchNorm()

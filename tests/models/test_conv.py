@@ -36,7 +36,7 @@ def test_both_forms_of_both_primitives(form, tasks, channels, monkeypatch):
     monkeypatch.setattr(conv, "CACHE", 3000)  # several pieces of the examples
     convolution, kernel_gradient = FORMS[form]
     x, kernel, ct = arrays(
-        (tasks, 4, 7, 5, channels), (tasks, 3, 3, channels, 4), (tasks, 4, 7, 5, 4)
+        (tasks, 5, 7, 5, channels), (tasks, 3, 3, channels, 4), (tasks, 5, 7, 5, 4)
     )
     assert_close(convolution(x, kernel), jax.vmap(lax_conv)(x, kernel), 1e-12)
     pull = jax.vmap(lambda x, k, ct: jax.vjp(lax_conv, x, k)[1](ct))
@@ -45,10 +45,38 @@ def test_both_forms_of_both_primitives(form, tasks, channels, monkeypatch):
     assert_close(convolution(ct, conv.turned(kernel)), by_x, 1e-12)
 
 
-@pytest.mark.parametrize("examples, size, pieces", [(6, 10, 1), (6, 11, 2), (6, 35, 6), (7, 11, 7)])
-def test_pieces_are_equal_and_fit(examples, size, pieces, monkeypatch):
-    monkeypatch.setattr(conv, "CACHE", 10)
-    assert conv._pieces(examples, size) == pieces
+@pytest.mark.parametrize("examples, most", [(4, 4), (6, 4), (7, 4), (8, 4), (9, 4), (0, 0)])
+def test_pieces_are_even_and_fit(examples, most, monkeypatch):
+    monkeypatch.setattr(conv, "CACHE", 2 * 4 * 4 * 2 * 2 * 8)  # four examples and their cotangents
+    x, ct = arrays((examples, 2, 2, 4), (examples, 2, 2, 4))
+    assert conv._examples_in_a_piece(x, ct) == most
+
+
+def test_nested_vmaps_and_eager_calls():
+    x, kernel = arrays((2, 3, 2, 5, 4, 3), (3, 3, 3, 3, 2))
+    ours, theirs = (
+        jax.vmap(jax.vmap(jax.grad(functools.partial(wave, c), (0, 1))), (0, None))
+        for c in (conv3x3, lax_conv)
+    )
+    with jax.disable_jit():
+        found = ours(x, kernel)
+    for one, other in zip(found, theirs(x, kernel)):
+        assert_close(one, other, 1e-12)
+
+
+def test_dtypes_are_promoted_and_gradients_have_their_own():
+    x, kernel = arrays((2, 5, 4, 3), (3, 3, 3, 2))
+    images = (10 * jnp.abs(x)).astype(jnp.uint8)
+    kernel = kernel.astype(jnp.float32)
+    assert_close(conv3x3(images, kernel), lax_conv(images.astype(jnp.float32), kernel), 1e-5)
+    gradient = jax.grad(functools.partial(wave, conv3x3), 1)(x, kernel)
+    assert conv3x3(x, kernel).dtype == jnp.float64 and gradient.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 2), (5, 5, 3, 2), (3, 3, 3)])
+def test_other_kernels_are_refused(shape):
+    with pytest.raises(ValueError, match=r"expected \[B, H, W, C\] and \[3, 3, C, O\]"):
+        conv3x3(jnp.zeros((1, 4, 4, 3)), jnp.zeros(shape))
 
 
 def wave(convolution, x, kernel):
@@ -108,9 +136,10 @@ def test_tasks_over_devices(kind):
         assert_close(np.asarray(found), expected, 1e-5)
 
 
-def test_images_over_devices_and_one_kernel():
+def test_images_over_devices_and_one_kernel(monkeypatch):
     """Under `jax.shard_map`, whose checks want to know what varies over the devices."""
-    x, kernel = arrays((2, 5, 4, 3), (3, 3, 3, 2), dtype=jnp.float32)
+    monkeypatch.setattr(conv, "CACHE", 1000)  # several pieces on each device
+    x, kernel = arrays((6, 5, 4, 3), (3, 3, 3, 2), dtype=jnp.float32)
     mesh = jax.make_mesh((2,), ("tasks",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     specs = {"in_specs": (PartitionSpec("tasks"), PartitionSpec()), "out_specs": PartitionSpec()}
     local = lambda x, kernel: jax.lax.psum(wave(conv3x3, x, kernel), "tasks")  # noqa: E731
