@@ -29,6 +29,11 @@ CACHE = 2**20  # bytes of examples and their cotangents in one piece; a CPU's L2
 def conv3x3(x, kernel):
     """3x3 convolution, stride 1, zero padding.
 
+    Examples:
+      >>> from hdistill.models.conv import conv3x3
+      >>> conv3x3(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)))[0, 1, 1, 0]
+      Array(18., dtype=float32)
+
     Args:
       x: [B, H, W, C].
       kernel: [3, 3, C, O], as `lax.conv` with NHWC and HWIO takes it; dtypes are promoted.
@@ -39,7 +44,7 @@ def conv3x3(x, kernel):
     Raises:
       ValueError: other shapes.
     """
-    if jnp.ndim(x) != 4 or jnp.shape(kernel)[:-1] != (3, 3, x.shape[-1]):
+    if jnp.ndim(x) != 4 or jnp.shape(kernel)[:-1] != (3, 3, jnp.shape(x)[-1]):
         shapes = f"x has shape {jnp.shape(x)}, kernel {jnp.shape(kernel)}"
         raise ValueError(f"{shapes}: expected [B, H, W, C] and [3, 3, C, O]")
     dtype = jnp.result_type(x, kernel)
@@ -108,8 +113,12 @@ def kernel_gradient_by_xla(x, cotangent):
         jnp.pad(a, ((0, lacking), (0, 0), (0, 0), (0, 0))).reshape(-1, most, *a.shape[1:])
         for a in (x, cotangent)
     ]
-    zeros = vary_like(jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype), cut)
-    return jax.lax.scan(lambda all, piece: (all + _kernel_gradient(*piece), None), zeros, cut)[0]
+
+    def add(total, piece):
+        return total + _kernel_gradient(*piece), None
+
+    zeros = jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype)
+    return jax.lax.scan(add, vary_like(zeros, cut), cut)[0]
 
 
 def _examples_in_a_piece(x, cotangent):
