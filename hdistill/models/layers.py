@@ -11,8 +11,9 @@ def max_pool2x2(x):
     """2x2 max pooling, stride 2; an odd last row or column is dropped. [B, H, W, C].
 
     Of equal entries one has the gradient: the upper of a column, the left of the two columns. JAX's
-    own rule for a maximum compares each entry with the result; where XLA computes the entries again
-    they may differ from it by rounding, and the gradient is lost (jax 0.10.2, CPU).
+    own rule for a maximum compares each entry with the result; compiled, a program of ANIL lost the
+    gradient of some windows so, most likely by another rounding of entries that XLA computed again
+    (jax 0.10.2, CPU).
 
     Raises:
       ValueError: H or W below 2: the images are too small for so many layers.

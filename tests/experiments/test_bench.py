@@ -10,6 +10,7 @@ import pytest
 from experiments.bench.cost import fits
 from experiments.bench.images import make_call
 from experiments.bench.operations import operations
+from experiments.bench.parts import seconds_by_part
 from experiments.bench.peers import __main__ as peers
 from experiments.bench.peers import environments
 from experiments.common.methods import METHODS
@@ -34,6 +35,13 @@ def test_operations_of_a_step_are_those_counted_by_hand():
     total += 3 * 2 * batch * (size * size * channels) * 10  # the linear layer
     assert operations(*make_call("warpgrad", "cpu", 1, "step", 1)) == total
     assert operations(*make_call("warpgrad", "cpu", 2, "step", 3)) == 6 * total
+
+
+def test_the_time_of_a_program_by_its_parts():
+    function, arguments = make_call("warpgrad", "cpu", 1, "gradient", 1)
+    seconds = seconds_by_part(jax.jit(function).lower(*arguments).compile(), arguments, calls=1)
+    assert seconds.keys() >= {"convolution, forward", "convolution, backward", "normalisation"}
+    assert all(each > 0 for each in seconds.values())
 
 
 @pytest.mark.parametrize("name, total", [("fo", 0), ("hyperdistill", 2), ("robust", 7)])

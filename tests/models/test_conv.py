@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from experiments.bench.peers.sides.jax_model import lax_conv
 from hdistill.models import conv
 from hdistill.models.conv import conv3x3
 from tests.problems import assert_close
@@ -16,12 +17,6 @@ FORMS = {
     "xla": (conv.convolution_by_xla, conv.kernel_gradient_by_xla),
     "slices": (conv.convolution_by_slices, conv.kernel_gradient_by_slices),
 }
-
-
-def lax_conv(x, kernel):
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 def arrays(*shapes, dtype=jnp.float64):
@@ -142,7 +137,10 @@ def test_images_over_devices_and_one_kernel(monkeypatch):
     x, kernel = arrays((6, 5, 4, 3), (3, 3, 3, 2), dtype=jnp.float32)
     mesh = jax.make_mesh((2,), ("tasks",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     specs = {"in_specs": (PartitionSpec("tasks"), PartitionSpec()), "out_specs": PartitionSpec()}
-    local = lambda x, kernel: jax.lax.psum(wave(conv3x3, x, kernel), "tasks")  # noqa: E731
+
+    def local(x, kernel):
+        return jax.lax.psum(wave(conv3x3, x, kernel), "tasks")
+
     spread = jax.shard_map(local, mesh=mesh, **specs)
     found, expected = (
         jax.jit(jax.grad(f, (0, 1)))(x, kernel) for f in (spread, functools.partial(wave, lax_conv))
