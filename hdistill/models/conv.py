@@ -128,7 +128,9 @@ def _examples_in_a_piece(x, cotangent):
         return x.shape[0]  # sizes that an exported program leaves open; nothing to cut
     pieces = -(-(x.nbytes + cotangent.nbytes) // CACHE)
     each = -(-x.shape[0] // pieces)
-    return each + each % 2
+    each += each % 2
+    whole = [n for n in range(2, each + 1, 2) if x.shape[0] % n == 0 and 2 * n >= each]
+    return max(whole, default=each)
 
 
 def _kernel_gradient(x, cotangent):

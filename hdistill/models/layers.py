@@ -32,7 +32,10 @@ def _larger(a, b):
 
 
 class Conv(nn.Module):
-    """A 3x3 convolution with bias, [B, H, W, C] -> [B, H, W, channels]."""
+    """A 3x3 convolution, [B, H, W, C] -> [B, H, W, channels].
+
+    It has no bias: batch normalisation follows, which would take it away again.
+    """
 
     channels: int
 
@@ -40,8 +43,26 @@ class Conv(nn.Module):
     def __call__(self, x):
         shape = (3, 3, x.shape[-1], self.channels)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
-        return conv3x3(x, kernel) + bias.reshape(1, 1, 1, -1)
+        return conv3x3(x, kernel)
+
+
+@jax.custom_jvp
+def _statistics(x):
+    """Each channel's mean, and one over its standard deviation."""
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    return mean, jax.lax.rsqrt(jnp.square(x - mean).mean(axes) + 1e-5)
+
+
+@_statistics.defjvp
+def _statistics_jvp(primals, tangents):
+    # By hand, for speed: JAX's own rule keeps x - mean and goes through memory twice as often.
+    (x,), (tangent,) = primals, tangents
+    axes = tuple(range(x.ndim - 1))
+    mean, inverse = _statistics(x)
+    mean_tangent = tangent.mean(axes)
+    covariance = (x * tangent).mean(axes) - mean * mean_tangent
+    return (mean, inverse), (mean_tangent, -(inverse**3) * covariance)
 
 
 class BatchNorm(nn.Module):
@@ -52,15 +73,11 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        axes = tuple(range(x.ndim - 1))
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        mean = x.mean(axes, keepdims=True)
-        variance = jnp.square(x - mean).mean(axes, keepdims=True)
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale.reshape(shape) + bias.reshape(
-            shape
-        )
+        mean, inverse = _statistics(x)
+        slope = inverse * scale
+        return x * slope + (bias - mean * slope)
 
 
 class ConvBlock(nn.Module):
