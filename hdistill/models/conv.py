@@ -11,6 +11,7 @@ lowered, not of the line that calls `conv3x3`: set it for the whole program.
 """
 
 import functools
+import math
 
 import jax
 import jax.extend
@@ -23,6 +24,7 @@ from hdistill.tree import vary_like
 convolution_p = jax.extend.core.Primitive("conv3x3")  # [T, B, H, W, C], [T, 3, 3, C, O]
 kernel_gradient_p = jax.extend.core.Primitive("conv3x3_kernel_gradient")  # x, [T, B, H, W, O]
 
+PADDING = ((1, 1), (1, 1))
 CACHE = 2**20  # bytes of examples and their cotangents in one piece; a CPU's L2 holds them
 
 
@@ -95,10 +97,25 @@ def _task_by_task(function):
 
 @_task_by_task
 def convolution_by_xla(x, kernel):
-    """XLA's convolution; fewer than eight channels are filled up, as it is slow with three."""
-    lacking = max(0, 8 - x.shape[-1])
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, lacking)))
-    return _lax_conv(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, lacking), (0, 0))), "SAME")
+    """XLA's convolution, of several neighbours of a row at a time where there are few channels.
+
+    A CPU multiplies matrices of 32 columns or more several times as fast as those of 16, so the
+    kernels of neighbours lie side by side in one that is as much wider and takes longer strides.
+    """
+    together = _neighbours(x, kernel)
+    side_by_side = [
+        jnp.pad(kernel, ((0, 0), (n, together - 1 - n), (0, 0), (0, 0))) for n in range(together)
+    ]
+    wide = jnp.concatenate(side_by_side, axis=-1)
+    out = _lax_conv(x, wide, PADDING, strides=(1, together))
+    return out.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _neighbours(x, kernel):
+    """How many, from measurements (RESULTS.md, bench/images); they must divide the width."""
+    width, channels = x.shape[-2:]
+    columns = 64 if channels < 8 else 32  # the wider kernel costs less where channels are few
+    return math.gcd(max(1, min(8, columns // kernel.shape[-1])), width)
 
 
 @_task_by_task
@@ -134,14 +151,14 @@ def _examples_in_a_piece(x, cotangent):
 
 
 def _kernel_gradient(x, cotangent):
-    padding = ((1, 1), (1, 1))
-    out = _lax_conv(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), padding)
+    x, cotangent = x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3)
+    out = _lax_conv(x, cotangent, PADDING)
     return out.transpose(1, 2, 0, 3)
 
 
-def _lax_conv(x, kernel, padding):
+def _lax_conv(x, kernel, padding, strides=(1, 1)):
     layout = ("NHWC", "HWIO", "NHWC")  # the one that XLA does not run as a plain loop
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=layout)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
 
 
 def _on_a_cpu(by_xla, by_slices, x, other):

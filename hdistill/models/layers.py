@@ -46,22 +46,25 @@ class Conv(nn.Module):
         return conv3x3(x, kernel)
 
 
+def _mean(x):
+    """Of each channel, [1, ..., 1, C]."""
+    return x.mean(tuple(range(x.ndim - 1)), keepdims=True)
+
+
 @jax.custom_jvp
 def _statistics(x):
     """Each channel's mean, and one over its standard deviation."""
-    axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    return mean, jax.lax.rsqrt(jnp.square(x - mean).mean(axes) + 1e-5)
+    mean = _mean(x)
+    return mean, jax.lax.rsqrt(_mean(jnp.square(x - mean)) + 1e-5)
 
 
 @_statistics.defjvp
 def _statistics_jvp(primals, tangents):
     # By hand, for speed: JAX's own rule keeps x - mean and goes through memory twice as often.
     (x,), (tangent,) = primals, tangents
-    axes = tuple(range(x.ndim - 1))
     mean, inverse = _statistics(x)
-    mean_tangent = tangent.mean(axes)
-    covariance = (x * tangent).mean(axes) - mean * mean_tangent
+    mean_tangent = _mean(tangent)
+    covariance = _mean(x * tangent) - mean * mean_tangent
     return (mean, inverse), (mean_tangent, -(inverse**3) * covariance)
 
 
@@ -76,8 +79,9 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         mean, inverse = _statistics(x)
-        slope = inverse * scale
-        return x * slope + (bias - mean * slope)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        slope = inverse * scale.reshape(shape)
+        return x * slope + (bias.reshape(shape) - mean * slope)
 
 
 class ConvBlock(nn.Module):

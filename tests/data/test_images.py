@@ -1,4 +1,4 @@
-"""Image pools, tasks drawn from them, augmentation, and the layers and models on them."""
+"""Image pools, tasks drawn from them, and augmentation."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,6 @@ from hdistill.data.augment import crop_and_flip, draw_batch, normalize
 from hdistill.data.datasets import DATASETS
 from hdistill.data.images import load
 from hdistill.data.pool import Examples, Pool, sample_task
-from hdistill.models.anil import Anil
-from hdistill.models.layers import BatchNorm, max_pool2x2
-from hdistill.models.metaweightnet import MetaWeightNet
-from hdistill.models.warpgrad import WarpGrad
-from tests.problems import assert_close
 
 
 def coded_images(classes=12, per_class=20):
@@ -161,69 +156,6 @@ def test_a_pool_of_another_data_set_is_refused(classes, size, tmp_path):
     Pool(pixels, labels, tuple(map(str, labels))).save(tmp_path / "cifar10-train.npz")
     with pytest.raises(ValueError, match=rf"cifar10-train.npz: {classes} classes.*expected 10 of"):
         load("cifar10-train", tmp_path)
-
-
-def test_pool_equals_xla_s():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 5, 3)))
-    pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    assert_close(max_pool2x2(x), pooled, 0)
-
-
-def test_one_entry_of_each_window_has_the_gradient():
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 6, 7, 3)), jnp.float32)
-    given = jnp.asarray(np.random.default_rng(1).uniform(1, 2, (2, 3, 3, 3)), jnp.float32)
-    gradient = jax.grad(lambda x: jnp.sum(given * max_pool2x2(x)))(x)
-    assert (gradient[:, :, 6] == 0).all()
-    windows = gradient[:, :, :6].reshape(2, 3, 2, 3, 2, 3)
-    assert ((windows != 0).sum((2, 4)) == 1).all()
-    assert_close(windows.sum((2, 4)), given, 0)
-    assert_close((gradient * x).sum(), (given * max_pool2x2(x)).sum(), 1e-6)
-
-
-@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_pooling_keeps_what_is_not_a_number(place):
-    assert jnp.isnan(max_pool2x2(jnp.ones((1, 2, 2, 1)).at[0, *place, 0].set(jnp.nan))).all()
-
-
-def test_batch_norm_is_by_the_batch_s_own_statistics():
-    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, size=(6, 4, 4, 2)))
-    layer = BatchNorm()
-    variables = layer.init(jax.random.key(0), x)
-    out = layer.apply(variables, x)
-    assert set(variables) == {"params"}
-    assert_close(
-        out,
-        (x - x.mean((0, 1, 2))[None, None, None])
-        / np.sqrt(np.asarray(x).var((0, 1, 2)) + 1e-5).reshape(1, 1, 1, -1),
-        1e-12,
-    )
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def test_parameter_counts():
-    """At the paper's sizes; a block has a kernel, a bias, and batch norm's scale and bias."""
-    images = jnp.zeros((2, 32, 32, 3), jnp.float32)
-
-    def block(inputs, channels=32):
-        return 9 * inputs * channels + 3 * channels
-
-    def sizes(model):
-        return [count(tree) for tree in jax.eval_shape(model.init, jax.random.key(0), images)]
-
-    assert sizes(Anil()) == [block(3) + 2 * block(32), block(32) + 2 * 2 * 32 * 10 + 10]
-    classifier = block(3) + 2 * block(32) + 4 * 4 * 32 * 10 + 10
-    assert sizes(WarpGrad()) == [6 * block(32), classifier]
-    assert sizes(MetaWeightNet()) == [200 + 200 + 200 + 1, classifier]
-
-
-def test_weights_of_examples_are_bounded():
-    model = MetaWeightNet(ways=3, channels=2)
-    hparams, _ = jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, 16, 16, 3)))
-    weights = model.weights(hparams, jnp.linspace(0, 50, 20))
-    assert weights.shape == (20,) and (weights >= 0.1).all() and (weights <= 1).all()
 
 
 def test_same_key_same_task():

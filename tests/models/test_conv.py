@@ -26,12 +26,12 @@ def arrays(*shapes, dtype=jnp.float64):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.parametrize("channels", [3, 9])
-def test_both_forms_of_both_primitives(form, tasks, channels, monkeypatch):
+@pytest.mark.parametrize("channels, width", [(3, 5), (3, 6), (9, 8)])  # 1, 2 and 8 neighbours
+def test_both_forms_of_both_primitives(form, tasks, channels, width, monkeypatch):
     monkeypatch.setattr(conv, "CACHE", 3000)  # several pieces of the examples
     convolution, kernel_gradient = FORMS[form]
     x, kernel, ct = arrays(
-        (tasks, 5, 7, 5, channels), (tasks, 3, 3, channels, 4), (tasks, 5, 7, 5, 4)
+        (tasks, 5, 7, width, channels), (tasks, 3, 3, channels, 4), (tasks, 5, 7, width, 4)
     )
     assert_close(convolution(x, kernel), jax.vmap(lax_conv)(x, kernel), 1e-12)
     pull = jax.vmap(lambda x, k, ct: jax.vjp(lax_conv, x, k)[1](ct))
@@ -40,11 +40,20 @@ def test_both_forms_of_both_primitives(form, tasks, channels, monkeypatch):
     assert_close(convolution(ct, conv.turned(kernel)), by_x, 1e-12)
 
 
-@pytest.mark.parametrize("examples, most", [(4, 4), (6, 4), (7, 4), (8, 4), (9, 4), (0, 0)])
+@pytest.mark.parametrize("examples, most", [(4, 4), (6, 2), (7, 4), (8, 4), (9, 4), (0, 0)])
 def test_pieces_are_even_and_fit(examples, most, monkeypatch):
     monkeypatch.setattr(conv, "CACHE", 2 * 4 * 4 * 2 * 2 * 8)  # four examples and their cotangents
     x, ct = arrays((examples, 2, 2, 4), (examples, 2, 2, 4))
     assert conv._examples_in_a_piece(x, ct) == most
+
+
+@pytest.mark.parametrize(
+    "width, channels, out, together",
+    [(16, 3, 16, 4), (32, 3, 32, 2), (8, 16, 16, 2), (8, 32, 32, 1), (9, 16, 16, 1), (8, 1, 1, 8)],
+)
+def test_neighbours_together(width, channels, out, together):
+    x, kernel = arrays((2, 4, width, channels), (3, 3, channels, out))
+    assert conv._neighbours(x, kernel) == together
 
 
 def test_nested_vmaps_and_eager_calls():

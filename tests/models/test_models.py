@@ -61,3 +61,30 @@ def test_weights_are_constants_of_the_gradient_and_not_of_its_derivative():
     h, loss = jnp.asarray(0.7), jnp.asarray(1.3)
     np.testing.assert_allclose(slope(h, loss), h * loss**2)
     np.testing.assert_allclose(jax.grad(slope, (0, 1))(h, loss), [loss**2, 2 * h * loss])
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_parameter_counts():
+    """At the paper's sizes; a block has a kernel, and batch norm's scale and bias."""
+    images = jnp.zeros((2, 32, 32, 3), jnp.float32)
+
+    def block(inputs, channels=32):
+        return 9 * inputs * channels + 2 * channels
+
+    def sizes(model):
+        return [count(tree) for tree in jax.eval_shape(model.init, jax.random.key(0), images)]
+
+    assert sizes(Anil()) == [block(3) + 2 * block(32), block(32) + 2 * 2 * 32 * 10 + 10]
+    classifier = block(3) + 2 * block(32) + 4 * 4 * 32 * 10 + 10
+    assert sizes(WarpGrad()) == [6 * block(32), classifier]
+    assert sizes(MetaWeightNet()) == [200 + 200 + 200 + 1, classifier]
+
+
+def test_weights_of_examples_are_bounded():
+    model = MetaWeightNet(ways=3, channels=2)
+    hparams, _ = jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, 16, 16, 3)))
+    weights = model.weights(hparams, jnp.linspace(0, 50, 20))
+    assert weights.shape == (20,) and (weights >= 0.1).all() and (weights <= 1).all()
