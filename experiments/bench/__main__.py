@@ -2,7 +2,7 @@
 
     python -m experiments.bench
 
-Each is a process of its own, with its table, CSV and picture in OUT; the others (images, conv,
+Each is a process of its own, with its table, CSV and picture in OUT; the others (images,
 large, faults, refusal) are run by name, as `python -m experiments.bench.images`.
 """
 
