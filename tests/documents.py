@@ -8,6 +8,7 @@ In its own process, because the tests' process has float64 on and four devices.
 """
 
 import doctest
+import gc
 import importlib
 import json
 import os
@@ -73,5 +74,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "code":
         write_code(pathlib.Path(sys.argv[2]))
     else:
+        gc.set_threshold(1_000_000, 10, 10)  # as in conftest.py
         os.chdir(tempfile.mkdtemp())  # runs/ and pictures go there
         {"pages": run_pages, "examples": run_examples}[sys.argv[1]]()

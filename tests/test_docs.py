@@ -14,7 +14,7 @@ import hdistill as hd
 from experiments import launch
 from experiments.common.command import parse
 from hdistill import training
-from tests.conftest import QUICK
+from tests.conftest import CACHED
 from tests.documents import PAGES, ROOT
 
 PUBLIC = {
@@ -26,7 +26,7 @@ PUBLIC = {
 
 @pytest.mark.parametrize("what", ["pages", "examples"])
 def test_python_runs(what):
-    environment = os.environ | QUICK | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | CACHED | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-m", "tests.documents", what]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
