@@ -102,6 +102,10 @@ def convolution_by_xla(x, kernel):
     kernels of neighbours lie side by side in one that is as much wider and takes longer strides.
     """
     together = _neighbours(x, kernel)
+    if together == 1:  # filled up to eight channels, as XLA is slow with three
+        lacking = max(0, 8 - x.shape[-1])
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, lacking)))
+        return _lax_conv(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, lacking), (0, 0))), PADDING)
     side_by_side = [
         jnp.pad(kernel, ((0, 0), (n, together - 1 - n), (0, 0), (0, 0))) for n in range(together)
     ]
@@ -112,9 +116,11 @@ def convolution_by_xla(x, kernel):
 
 def _neighbours(x, kernel):
     """How many, from measurements (RESULTS.md, bench/images); they must divide the width."""
-    width, channels = x.shape[-2:]
+    width, channels, out = *x.shape[-2:], kernel.shape[-1]
+    if not isinstance(width, int) or out == 0:  # an exported program leaves the width open
+        return 1
     columns = 64 if channels < 8 else 32  # the wider kernel costs less where channels are few
-    return math.gcd(max(1, min(8, columns // kernel.shape[-1])), width)
+    return math.gcd(max(1, min(8, columns // out)), width)
 
 
 @_task_by_task

@@ -83,6 +83,23 @@ def test_other_kernels_are_refused(shape):
         conv3x3(jnp.zeros((1, 4, 4, 3)), jnp.zeros(shape))
 
 
+@pytest.mark.parametrize("shape", ["b, 4, 8, 3", "2, 4, w, 3"])
+def test_an_exported_program_leaves_a_size_open(shape):
+    x, kernel = arrays((2, 4, 8, 3), (3, 3, 3, 2), dtype=jnp.float32)
+    gradients = jax.jit(jax.grad(functools.partial(wave, conv3x3), (0, 1)))
+    size = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.float32)
+    exported = jax.export.export(gradients, platforms=["cpu"])(size, kernel)
+    for one, other in zip(exported.call(x, kernel), gradients(x, kernel)):
+        assert_close(one, other, 1e-5)
+
+
+@pytest.mark.parametrize("channels, out", [(0, 2), (3, 0)])
+def test_no_channels(channels, out):
+    x, kernel = arrays((2, 4, 8, channels), (3, 3, channels, out), dtype=jnp.float32)
+    for of in (conv3x3, jax.grad(functools.partial(wave, conv3x3))):
+        assert not np.any(jax.jit(of)(x, kernel))
+
+
 def wave(convolution, x, kernel):
     """A loss with derivatives of every order."""
     return jnp.sin(convolution(x, kernel)).sum()
