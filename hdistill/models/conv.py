@@ -98,7 +98,7 @@ def _task_by_task(function):
 def convolution_by_xla(x, kernel):
     """XLA's convolution, of several neighbours of a row at a time where there are few channels.
 
-    A CPU multiplies matrices of 32 columns or more several times as fast as those of 16, so the
+    A CPU multiplies matrices of 32 columns or more at twice the rate of those of 16, so the
     kernels of neighbours lie side by side in one that is as much wider and takes longer strides.
     """
     together = _neighbours(x, kernel)
