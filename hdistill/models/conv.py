@@ -116,7 +116,8 @@ def convolution_by_xla(x, kernel):
 
 def _neighbours(x, kernel):
     """How many, from measurements (RESULTS.md, bench/images); they must divide the width."""
-    width, channels, out = *x.shape[-2:], kernel.shape[-1]
+    width, channels = x.shape[-2:]
+    out = kernel.shape[-1]
     if not isinstance(width, int) or out == 0:  # an exported program leaves the width open
         return 1
     columns = 64 if channels < 8 else 32  # the wider kernel costs less where channels are few
