@@ -145,7 +145,7 @@ def kernel_gradient_by_xla(x, cotangent):
 
 
 def _examples_in_a_piece(x, cotangent):
-    """As many in each piece, and an even number: XLA is slow with an odd number of channels."""
+    """Even, as XLA is slow with an odd number of channels, and a divisor where one is near."""
     shape = x.shape + cotangent.shape
     if not all(isinstance(size, int) for size in shape) or 0 in shape:
         return x.shape[0]  # sizes that an exported program leaves open; nothing to cut

@@ -43,9 +43,8 @@ class TestSuite:
         results = {}
         for dtype in (jnp.float32, jnp.float64):
             problem, *arguments = mlp("momentum", horizon=2, dtype=dtype)
-            result = jax.jit(functools.partial(method(module, name), problem))(*arguments)
-            results[dtype] = result.total
-            for term in (*result, result.total):
+            apply = jax.jit(functools.partial(method(module, name), problem))
+            for term in (*apply(*arguments), results.setdefault(dtype, apply(*arguments).total)):
                 assert jax.tree.structure(term) == jax.tree.structure(arguments[0])
                 for leaf, like in zip(jax.tree.leaves(term), jax.tree.leaves(arguments[0])):
                     assert leaf.shape == like.shape and leaf.dtype == dtype
