@@ -5,7 +5,7 @@ import itertools
 import json
 import pathlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -62,59 +62,104 @@ def _run(setting: Setting, lanes: list[Lane]) -> None:
     method = lanes[0].method
     rates = jnp.array([lane.method.arguments["hyper_rate"] for lane in lanes])
 
-    starts = [setting.start(key) for key in init_keys]
-    step, state = _program(setting, method, state_keys, starts)
+    def one(state, tasks, rate):
+        return setting.learner(method.adapted({"hyper_rate": rate})).pure_step(state, tasks)
 
-    def evaluate(keys, part):
+    learner = setting.learner(method)
+    starts = [setting.start(key) for key in init_keys]
+    states = [learner.init(key, *start) for key, start in zip(state_keys, starts)]
+    step, state = stacked(one, states, 0, 0)
+
+    def tasks_at(m):
+        return jax.vmap(lambda key: setting.tasks(jax.random.fold_in(key, m)))(train_keys)
+
+    def evaluate(state, keys, part):
         measure = jax.vmap(lambda *each: setting.evaluate(*each, part))
         return np.asarray(measure(state.hparams, state.weights, keys), float)
 
-    for lane in lanes:  # rows that a killed program left go
-        if lane.folder.restore(state)[0]:
-            raise ValueError(
-                f"{lane.folder.path} has a checkpoint: expected one run at a time there"
-            )
+    def validate(m, state):
+        if not setting.validates_after(m):
+            return {}
+        figures = evaluate(state, validation_keys, "validation").mean(1)
+        return {f"validation_{setting.metric}": figures}
+
     diverged: dict[int, str] = {}
-    for m in tqdm(range(1, setting.inner_optimisations + 1), method.name, leave=False):
-        tasks = jax.vmap(lambda key: setting.tasks(jax.random.fold_in(key, m)))(train_keys)
-        start = time.perf_counter()
-        state, info = step(rates, state, tasks)
-        info = jax.device_get(info)
-        seconds = (time.perf_counter() - start) / len(lanes)
-        due = setting.validates_after(m)
-        validated = evaluate(validation_keys, "validation").mean(1) if due else []
-        for i, lane in enumerate(lanes):
-            if not np.isfinite(info.outer_loss[i]).all():
-                diverged.setdefault(i, f"outer loss is not finite in inner optimisation {m}")
-            if i in diverged:
-                continue
-            row = {"step": m, "seconds": seconds} | figures(_of(info, i))
-            if due:
-                row[f"validation_{setting.metric}"] = float(validated[i])
-            lane.folder.log(row)
-    tested = evaluate(test_keys, "test")
+    state = train_together(
+        lambda state, tasks: step(state, tasks, rates),
+        state,
+        tasks_at,
+        total=setting.inner_optimisations,
+        folders=[lane.folder for lane in lanes],
+        diverged=diverged,
+        validate=validate,
+        unit="inner optimisation",
+        label=method.name,
+    )
+    tested = evaluate(state, test_keys, "test")
     for i, lane in enumerate(lanes):
         if i not in diverged:
-            left = setting.leave(starts[i][0], _of(state._replace(done=None), i), test_keys[i])
+            left = setting.leave(starts[i][0], lane_of(state._replace(done=None), i), test_keys[i])
             for name, content in left.items():
                 lane.folder.write(name, json.dumps(content))
         summarize(setting, lane.folder, tested[i], diverged.get(i))
         tell(lane.folder, f"test_{setting.metric}")
 
 
-def _program(setting: Setting, method: Method, keys, starts):
-    """(step of all the runs, their states stacked); the step takes λ's rates first."""
+def stacked(step: Callable, states: list, *axes):
+    """(step of all the runs in one program, their states stacked).
 
-    def one(rate, state, tasks):
-        return setting.learner(method.adapted({"hyper_rate": rate})).pure_step(state, tasks)
-
-    learner = setting.learner(method)
-    states = [learner.init(key, *start) for key, start in zip(keys, starts)]
+    Args:
+      step: (state, ...) -> (state, info) of one run.
+      states: each run's.
+      axes: of the step's other arguments, as `jax.vmap` has them.
+    """
     # `done` stays one number, so that θ is fitted when it is due and not at every step.
-    axes = jax.tree.map(lambda _: 0, states[0])._replace(done=None)
+    state_axes = jax.tree.map(lambda _: 0, states[0])._replace(done=None)
     state = jax.tree.map(lambda *x: jnp.stack(x), *states)._replace(done=states[0].done)
-    return jax.jit(jax.vmap(one, (0, axes, 0), (axes, 0)), donate_argnums=1), state
+    together = jax.vmap(step, (state_axes, *axes), (state_axes, 0))
+    return jax.jit(together, donate_argnums=0), state
 
 
-def _of(tree, i: int):
+def train_together(
+    step: Callable,
+    state,
+    tasks_at: Callable,
+    *,
+    total: int,
+    folders: list[RunFolder],
+    diverged: dict[int, str],
+    validate: Callable,
+    unit: str,
+    label: str,
+):
+    """`training.run` of all the runs at once, without checkpoints; the states after it, stacked.
+
+    Args:
+      step: (state, tasks) -> (state, info), a leading axis of runs.
+      tasks_at: m -> the tasks of all of them.
+      folders: theirs; a run that diverged gets no more rows.
+      diverged: why, by the run's number; those that diverge now are added.
+      validate: (m, state) -> {name: a figure of each}.
+    """
+    for folder in folders:  # rows that a killed program left go
+        if folder.restore(state)[0]:
+            raise ValueError(f"{folder.path} has a checkpoint: expected one run at a time there")
+    for m in tqdm(range(1, total + 1), label, leave=False):
+        tasks = tasks_at(m)
+        start = time.perf_counter()
+        state, info = step(state, tasks)
+        info = jax.device_get(info)
+        seconds = (time.perf_counter() - start) / len(folders)
+        validated = validate(m, state)
+        for i, folder in enumerate(folders):
+            if not np.isfinite(info.outer_loss[i]).all():
+                diverged.setdefault(i, f"outer loss is not finite in {unit} {m}")
+            if i not in diverged:
+                row = {"step": m, "seconds": seconds} | figures(lane_of(info, i))
+                folder.log(row | {name: float(each[i]) for name, each in validated.items()})
+    return state
+
+
+def lane_of(tree, i: int):
+    """The i-th run's part of what is stacked."""
     return jax.tree.map(lambda x: x[i], tree)

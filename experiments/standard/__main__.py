@@ -30,6 +30,7 @@ from experiments.common.study import check_protocol, open_run, tell
 from experiments.standard import report
 from experiments.standard.presets import PRESETS
 from experiments.standard.setting import Setting, corrupt, halves, make_setting
+from experiments.standard.side_by_side import run_side_by_side
 from hdistill.training import NonFiniteLoss, RunFolder
 from hdistill.training import run as train
 
@@ -44,12 +45,14 @@ class Config(Command):
       method: one method, or all of them; `unlearnt` leaves λ where it starts.
       preset: the protocol.
       gamma: γ of HyperDistill, each a run; none for the preset's.
+      side_by_side: a method's seeds in one program, for an accelerator; no resume within.
       data_dir: folder of the images' pools.
     """
 
     method: str = "all"
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
     gamma: tuple[float, ...] = ()
+    side_by_side: bool = False
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/standard")
 
@@ -142,9 +145,13 @@ def main(config: Config) -> None:
     setting = make_setting(config.preset, config.data_dir)
     open_out(config.out, "standard")
     check_protocol(setting.protocol, config.out.glob("*/seed-*/config.json"))
+    seeds = config.seed or setting.preset.seeds
     for method in asked:
+        if config.side_by_side:
+            run_side_by_side(setting, method, seeds, config.out, config.how)
+            continue
         stages = setting.stages(method)
-        for seed in config.seed or setting.preset.seeds:
+        for seed in seeds:
             with open_run(setting.protocol, method, seed, config.out, config.how) as folder:
                 if folder.summary is None:
                     run(setting, stages, method.label, seed, folder)
