@@ -1,6 +1,7 @@
 """A set of runs as it is kept: runs.csv and series.csv, and what is drawn from these two alone.
 
-    runs.csv    a row a run: its configuration, its figures, what produced them
+    runs.csv    what all runs share, as JSON after a #; then a row a run: its configuration, its
+                figures, what produced them; `pandas.read_csv(file, skiprows=1)` has the rows
     series.csv  what the pictures draw: a row a point, of a named series of a method
     notes.md    what we make of it, if anything; its first paragraph says what the set is
     README.md   what produced it, its table, its pictures NAME.svg, the notes
@@ -51,7 +52,7 @@ def write_set(report, out: pathlib.Path, study: str) -> str:
     if not runs:
         return "no run has ended\n"
     frame = getattr(report, "to_frame", to_frame)(runs)
-    frame.to_csv(folder.claim("runs.csv"), index=False, float_format="%.8g")
+    folder.claim("runs.csv").write_text(runs_text(frame))
     series = pd.DataFrame(report.series(runs), columns=SERIES)
     series.to_csv(folder.claim("series.csv"), index=False, float_format="%.4g")
     return draw_set(report, folder)
@@ -99,7 +100,24 @@ def notes(folder: pathlib.Path) -> list[str]:
 
 def load_set(folder: pathlib.Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(runs.csv, series.csv) of a set."""
-    return tuple(pd.read_csv(folder / f"{name}.csv") for name in ("runs", "series"))
+    return runs_frame(folder / "runs.csv"), pd.read_csv(folder / "series.csv")
+
+
+def runs_text(frame: pd.DataFrame) -> str:
+    """runs.csv: a column whose value all rows share is in the first line and nowhere else."""
+    constant = [name for name in frame if frame[name].nunique(dropna=False) == 1]
+    constant = [name for name in constant if name not in ("method", "seed")]
+    first = json.loads(frame[constant].head(1).to_json(orient="records", double_precision=15))[0]
+    rows = frame.drop(columns=constant).to_csv(index=False, float_format="%.8g")
+    return f"# {json.dumps(first, ensure_ascii=False)}\n{rows}"
+
+
+def runs_frame(file: pathlib.Path) -> pd.DataFrame:
+    """What `runs_text` wrote."""
+    with file.open() as lines:
+        first = json.loads(lines.readline().removeprefix("# "))
+    constant = {name: float("nan") if value is None else value for name, value in first.items()}
+    return pd.read_csv(file, skiprows=1).assign(**constant)
 
 
 def to_frame(runs: Sequence[Run]) -> pd.DataFrame:
