@@ -78,11 +78,16 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]], costs: pd.Dat
     """
     images = sets["image_meta/cpu"][0]
     tuned_runs = sets["image_meta/tuned"][0]
-    others = sets["image_meta/others"][0]
-    again = images.set_index(SETTING).index.isin(others.set_index(SETTING).index)
-    rows = [*_accuracies(images[~again], "image_meta/cpu")]
+    others, tiny, fomaml = (
+        sets[f"image_meta/{name}"][0] for name in ("others", "tinyimagenet", "fomaml")
+    )
+    later = pd.concat([others, tiny]).set_index(SETTING).index
+    own = "preset cpu, each at its own rate of λ"
+    rows = [*_accuracies(images[~images.set_index(SETTING).index.isin(later)], "image_meta/cpu")]
     rows += _accuracies(others, "image_meta/others", "preset cpu, λ's rate 0.005")
-    rows += _accuracies(tuned_runs, "image_meta/tuned", "preset cpu, each at its own rate of λ")
+    rows += _accuracies(tuned_runs, "image_meta/tuned", own)
+    rows += _accuracies(fomaml, "image_meta/fomaml", own)
+    rows += _accuracies(tiny, "image_meta/tinyimagenet", f"{own}, chosen on CIFAR-100")
     rows += [*_seconds(costs), *_sinusoids(sets)]
     rows += _standard(sets["standard/cpu"][0])
     grids, readings = (sets[f"fidelity/{name}"][0] for name in ("cpu", "readings"))
@@ -91,6 +96,7 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]], costs: pd.Dat
     rows += [_gammas(images), _weighting(sets["image_meta/cpu"][1])]
     rows += _faster(tuned_runs, "image_meta/tuned")
     rows += _faster(others[others["init"] == "fomaml"], "image_meta/others")
+    rows += [*_faster(fomaml, "image_meta/fomaml"), *_faster(tiny, "image_meta/tinyimagenet")]
     claim = "HyperDistill converges faster than 1-step, CIFAR-10"
     missing = "our runs kept no curves"
     rows.append(_row("Figures 9, 10", claim, "yes (pictures)", missing, "not settled", ""))

@@ -36,10 +36,10 @@ def test_halves_share_no_image_and_only_training_labels_are_corrupted():
     assert abs(wrong - 0.4 * 0.9) < 4 * np.sqrt(0.36 * 0.64 / 1000)
 
 
-def run(out, resume):
+def run(out, **options):
     """The folder and the summary of a smoke run of HyperDistill."""
     standard.main(
-        standard.Config(method="hyperdistill", preset="smoke", out=out, resume=resume, seed=(0,))
+        standard.Config(method="hyperdistill", preset="smoke", out=out, seed=(0,), **options)
     )
     folder = out / "hyperdistill-gamma0.9" / "seed-0"
     return folder, json.loads((folder / "summary.json").read_text())
@@ -65,3 +65,15 @@ def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypat
     report = tmp_path / "report"
     assert "HyperDistill (γ=0.9, size 1)" in (report / "README.md").read_text()
     assert {path.stem for path in report.glob("*.svg")} == {"learning", "retraining", "weighting"}
+    together, same = run(tmp_path / "together", side_by_side=True)
+    for name in ("test_accuracy", "first_stage_accuracy", "products", "diverged"):
+        assert same[name] == summary[name]
+    for name in ("metrics.jsonl", "retrain/metrics.jsonl"):
+        one, other = (json_lines(path / name) for path in (folder, together))
+        assert [row.keys() for row in one] == [row.keys() for row in other]
+        for row, also in zip(one, other):
+            np.testing.assert_allclose(row["outer_loss"], also["outer_loss"], rtol=1e-5)
+
+
+def json_lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]

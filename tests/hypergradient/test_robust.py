@@ -282,6 +282,7 @@ def stress(horizon, batch, method, count=50, outer_steps=5):
     problem = hd.from_losses(loss, loss, optimizer)
     estimator = {
         "exact": lambda: hd.online.reverse_mode(problem, window=horizon),
+        "pass": lambda: functools.partial(hd.offline.reverse_mode, window=30),
         "robust": lambda: hd.online.robust_hyperdistill(problem),
         "literal": lambda: with_any_size(hd.online.hyperdistill(problem)),
     }[method]()
@@ -296,7 +297,7 @@ def stress(horizon, batch, method, count=50, outer_steps=5):
         hyper_optimizer=optax.adam(0.05),
         initialization=hd.reptile(0.5),
         horizon=horizon,
-        fit_period=2,
+        **({"every": 1} if method == "pass" else {"fit_period": 2}),
         nonfinite="take",  # so that the learner saves no method from itself
         sample_inner=functools.partial(draw, 0),
         sample_outer=functools.partial(draw, 1),
@@ -325,3 +326,4 @@ def test_stays_finite_wherever_exact_reverse_mode_does(horizon, batch):
     assert robust[exact].all()
     if horizon == 20:  # the problems are hard enough
         assert not stress(horizon, batch, "literal")[exact].all()
+        assert stress(horizon, batch, "pass").all()
