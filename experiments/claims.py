@@ -96,9 +96,6 @@ def first_page(sets: dict[str, tuple[pd.DataFrame, pd.DataFrame]], costs: pd.Dat
     rows += _faster(tuned_runs, "image_meta/tuned")
     rows += _faster(others[others["init"] == "fomaml"], "image_meta/others")
     rows += [*_faster(fomaml, "image_meta/fomaml"), *_faster(tiny, "image_meta/tinyimagenet")]
-    claim = "HyperDistill converges faster than 1-step, CIFAR-10"
-    missing = "our runs kept no curves"
-    rows.append(_row("Figures 9, 10", claim, "yes (pictures)", missing, "not settled", ""))
     return f"{_tally(rows)}\n\n{markdown(sorted(rows, key=_place))}"
 
 
@@ -222,6 +219,16 @@ def _standard(frame: pd.DataFrame):
             verdict(gap),
             "standard/cpu",
         )
+    gap = difference(frame, ours, titles["one-step"], "learning_mean", 100)
+    yield _row(
+        "Figures 9, 10",
+        "HyperDistill converges faster than 1-step, CIFAR-10 with wrong labels",
+        "yes (pictures)",
+        f"{format_interval(gap, 2)} points more, mean of the first stage's tests "
+        f"({count_runs(len(gap))}, preset cpu)",
+        verdict(gap),
+        "standard/cpu",
+    )
 
 
 def _closer(frame: pd.DataFrame):

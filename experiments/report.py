@@ -42,8 +42,8 @@ not have. Presets `cpu` are scaled down (images of 16x16, half the channels and 
 the inner optimisations): their figures stand apart from the paper's, and say of its claims only
 what the last column says. A = ∂Φ/∂w and B = ∂Φ/∂λ of an inner step are what the methods multiply.
 HyperDistill and DrMAD are the paper's: A and B are those of a step of plain gradient descent. The
-rows that differentiate Φ with its momentum are named so. In image_meta/cpu and on CIFAR-10
-HyperDistill is the one *with momentum*; image_meta/rates and image_meta/tuned have both.
+rows that differentiate Φ with its momentum are named so. In image_meta/cpu HyperDistill is the one
+*with momentum*; image_meta/rates and image_meta/tuned have both.
 """
 
 

@@ -2,8 +2,10 @@
 
 import pathlib
 
+import numpy as np
 import pandas as pd
 
+from experiments.common import sets
 from experiments.common.plots import panels, training_rows, weighting_rows
 from experiments.common.tables import format_interval, markdown, percent
 from hdistill.training import read_run
@@ -31,6 +33,13 @@ def table(frame: pd.DataFrame) -> str:
             }
         )
     return markdown(rows)
+
+
+def to_frame(runs) -> pd.DataFrame:
+    """A row a run; `learning_mean` is the mean of the first stage's tests: who learns faster."""
+    tests = [[row["accuracy"] for row in run.rows if "accuracy" in row] for run in runs]
+    means = [np.mean(each) if each else np.nan for each in tests]
+    return sets.to_frame(runs).assign(learning_mean=means)
 
 
 def series(runs) -> list[dict]:
