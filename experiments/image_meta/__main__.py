@@ -37,6 +37,7 @@ class Config(MetaCommand):
       init: how the initial weights learn.
       preset: the protocol.
       image_size: height and width of the images; none for the preset's. TinyImageNet has 64.
+      hyper_optimizer: of λ: "sgd", as the paper has it, or "adam" at a constant rate.
       data_dir: folder of the images' pools.
     """
 
@@ -46,6 +47,7 @@ class Config(MetaCommand):
     init: Literal["reptile", "fomaml"] = "reptile"
     preset: PresetName = "cpu"
     image_size: int | None = None
+    hyper_optimizer: Literal["sgd", "adam"] = "sgd"
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/image_meta")
 
@@ -65,6 +67,7 @@ def main(config: Config) -> None:
         config.preset,
         data_dir=config.data_dir,
         image_size=config.image_size,
+        hyper_optimizer=config.hyper_optimizer,
     )
     out = config.out / f"{config.model}-{config.dataset}-{config.init}"
     run_methods(config, setting, methods, config.seed or preset.seeds, out, report)

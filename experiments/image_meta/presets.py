@@ -21,7 +21,9 @@ class Preset:
       meta_batch: tasks for each inner optimisation.
       fit_period: inner optimisations between two fits of θ; robust HyperDistill has its own.
       inner_rate: learning rate of w, SGD with the momentum.
-      hyper_rate: learning rate of λ, the same, decayed linearly to 0 over the run.
+      hyper_optimizer: of λ: "sgd" with the momentum, whose rate falls linearly to 0 over the run,
+        or "adam" at a constant rate, as in the sinusoid study.
+      hyper_rate: learning rate of λ.
       hyper_rates: that of some methods, by name.
       momentum: of w and of λ.
       reptile_rate: how far φ moves towards the mean of w_T.
@@ -46,6 +48,7 @@ class Preset:
     meta_batch: int = 4
     fit_period: int = 50
     inner_rate: float = 0.01
+    hyper_optimizer: Literal["sgd", "adam"] = "sgd"
     hyper_rate: float = 0.001
     hyper_rates: dict[str, float] = dataclasses.field(default_factory=dict)
     momentum: float = 0.9

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ def make_setting(
     *,
     data_dir: pathlib.Path | None,
     image_size: int | None = None,
+    hyper_optimizer: Literal["sgd", "adam"] = "sgd",
 ) -> Setting:
     """A model on a data set under a preset.
 
@@ -40,13 +42,15 @@ def make_setting(
       init: "reptile" or "fomaml".
       data_dir: folder of the images' pools; None for generated images.
       image_size: height and width of the images; None for the preset's.
+      hyper_optimizer: "sgd" or "adam", of λ (`Preset`).
 
     Raises:
-      ValueError: another model, data set or initialisation.
+      ValueError: another model, data set, initialisation or optimizer.
     """
     check_choice("model", model_name, MODELS)
     check_choice("dataset", dataset, [name for name, d in DATASETS.items() if d.split])
-    preset = protocol(preset_name, model_name)
+    check_choice("hyper_optimizer", hyper_optimizer, ("sgd", "adam"))
+    preset = dataclasses.replace(protocol(preset_name, model_name), hyper_optimizer=hyper_optimizer)
     if image_size is not None:
         sizes = [pool.size for pool in DATASETS[dataset].pools.values()]
         if not 1 <= image_size <= max(sizes):
@@ -78,11 +82,10 @@ def make_setting(
             "fomaml": lambda: hd.fomaml(optax.adam(preset.fomaml_rate)),
         }
         estimator = method.estimator(setting)
-        rate = hyper_schedule(preset, method, estimator)
         learner = hd.learner(
             method.problem(setting),
             estimator,
-            hyper_optimizer=optax.sgd(rate, momentum=preset.momentum),
+            hyper_optimizer=make_hyper_optimizer(preset, method, estimator),
             initialization=rules[init](),
             horizon=preset.horizon,
             sample_inner=inner_batch,
@@ -173,6 +176,13 @@ def when(preset: Preset, method: Method, estimator) -> dict:
     if "last" in method.arguments:
         every = {}
     return every | method.learner_arguments
+
+
+def make_hyper_optimizer(preset: Preset, method: Method, estimator):
+    """That of λ."""
+    if preset.hyper_optimizer == "adam":
+        return optax.adam(method.arguments["hyper_rate"])
+    return optax.sgd(hyper_schedule(preset, method, estimator), momentum=preset.momentum)
 
 
 def hyper_schedule(preset: Preset, method: Method, estimator):

@@ -20,7 +20,12 @@ from experiments.image_meta import report
 from experiments.image_meta.__main__ import Config, main
 from experiments.image_meta.presets import PRESETS, protocol
 from experiments.image_meta.report import gain, table, tuned
-from experiments.image_meta.setting import MODELS, class_images, hyper_schedule
+from experiments.image_meta.setting import (
+    MODELS,
+    class_images,
+    hyper_schedule,
+    make_hyper_optimizer,
+)
 from hdistill.data.augment import shrink
 from hdistill.data.pool import Pool
 from hdistill.training import Run, RunFolder
@@ -84,6 +89,16 @@ def test_hyper_rate_falls_to_zero_over_the_run():
         schedule = hyper_schedule(preset, method, method.estimator(setting))
         rates = [float(schedule(step)) for step in range(3 * moves + 1)]
         np.testing.assert_allclose(rates, np.linspace(0.01, 0, 3 * moves + 1), atol=1e-8)
+
+
+def test_adam_on_the_hparams_keeps_its_rate():
+    preset = dataclasses.replace(protocol("smoke", "warpgrad"), hyper_optimizer="adam")
+    method = METHODS["rmd-every"].adapted({"every": 2, "hyper_rate": 0.01})
+    adam = make_hyper_optimizer(preset, method, None)
+    state = adam.init(jnp.ones(2))
+    for _ in range(50):  # a constant gradient moves every entry by the rate
+        update, state = adam.update(jnp.array([3.0, -2.0]), state)
+    np.testing.assert_allclose(update, [-0.01, 0.01], rtol=1e-5)
 
 
 SMOKE = Config(preset="smoke", model="metaweightnet", method="one-step")
