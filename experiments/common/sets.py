@@ -107,9 +107,15 @@ def runs_text(frame: pd.DataFrame) -> str:
     """runs.csv: a column whose value all rows share is in the first line and nowhere else."""
     constant = [name for name in frame if frame[name].nunique(dropna=False) == 1]
     constant = [name for name in constant if name not in ("method", "seed")]
-    first = json.loads(frame[constant].head(1).to_json(orient="records", double_precision=15))[0]
+    first = {name: _plain(frame[name].iloc[0]) for name in constant}
     rows = frame.drop(columns=constant).to_csv(index=False, float_format="%.8g")
     return f"# {json.dumps(first, ensure_ascii=False)}\n{rows}"
+
+
+def _plain(value):
+    """A cell as JSON has it."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if pd.isna(value) else value
 
 
 def runs_frame(file: pathlib.Path) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from experiments.common.methods import Method
 from experiments.common.study import Setting, check_protocol, open_run, summarize, tell
 from hdistill.training import RunFolder
 from hdistill.training.loop import figures
+from hdistill.tree import is_real
 
 
 class Lane(NamedTuple):
@@ -40,6 +41,7 @@ def run_side_by_side(
         with contextlib.ExitStack() as stack:
             lanes = []
             for method, seed in itertools.product(together, seeds):
+                check_alone(out / method.folder / f"seed-{seed}", how)
                 folder = stack.enter_context(open_run(setting.protocol, method, seed, out, how))
                 if folder.summary is None:
                     lanes.append(Lane(method, seed, folder))
@@ -142,8 +144,7 @@ def train_together(
       validate: (m, state) -> {name: a figure of each}.
     """
     for folder in folders:  # rows that a killed program left go
-        if folder.restore(state)[0]:
-            raise ValueError(f"{folder.path} has a checkpoint: expected one run at a time there")
+        folder.restore(state)
     for m in tqdm(range(1, total + 1), label, leave=False):
         tasks = tasks_at(m)
         start = time.perf_counter()
@@ -157,7 +158,18 @@ def train_together(
             if i not in diverged:
                 row = {"step": m, "seconds": seconds} | figures(lane_of(info, i))
                 folder.log(row | {name: float(each[i]) for name, each in validated.items()})
+    last = jax.device_get((state.hparams, state.weights))
+    for i in range(len(folders)):  # λ moves after the last loss is taken
+        if not all(np.isfinite(x[i]).all() for x in jax.tree.leaves(last) if is_real(x)):
+            diverged.setdefault(i, f"state is not finite after {unit} {total}")
     return state
+
+
+def check_alone(path: pathlib.Path, how: dict) -> None:
+    """Raises ValueError where a run would be resumed that was begun by itself, with checkpoints."""
+    ended = (path / "summary.json").exists()
+    if any(how.values()) and not ended and any(path.glob("**/checkpoints/*")):
+        raise ValueError(f"{path} has a checkpoint: expected one run at a time there")
 
 
 def lane_of(tree, i: int):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from experiments.common.images import weighting
 from experiments.common.methods import Method
 from experiments.common.runs import spent
-from experiments.common.side_by_side import lane_of, stacked, train_together
+from experiments.common.side_by_side import check_alone, lane_of, stacked, train_together
 from experiments.common.study import open_run, tell
 from experiments.standard.setting import Setting, corrupt, halves
 from hdistill.training import RunFolder
@@ -37,6 +37,7 @@ def run_side_by_side(
     with contextlib.ExitStack() as stack:
         lanes = []
         for seed in seeds:
+            check_alone(out / method.folder / f"seed-{seed}", how)
             folder = stack.enter_context(open_run(setting.protocol, method, seed, out, how))
             if folder.summary is None:
                 again = RunFolder(folder.claim("retrain"), folder.config | {"stage": "retraining"})

@@ -88,8 +88,8 @@ def online_robust_hyperdistill(
 
     Args:
       problem: Φ and L_val.
-      gamma: γ in [0, 1], the decay of past steps in w* and S. 0.6 was chosen on sinusoids; on
-        images 0.99 was better, with FOMAML by five points (RESULTS.md, image_meta/fomaml).
+      gamma: γ in [0, 1], the decay of past steps in w* and S. 0.6 was chosen on sinusoids and
+        with Reptile; with FOMAML 0.99 was five points better at one rate (image_meta/fomaml).
       memory: ρ in [0, 1], the decay of past products in m.
       trust: κ > 0.
 

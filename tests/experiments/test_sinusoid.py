@@ -1,5 +1,6 @@
 """The sinusoid study: tasks, model, a smoke run and what it leaves, the registry of methods."""
 
+import collections
 import dataclasses
 import json
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from experiments.common.command import run_command
 from experiments.common.methods import METHODS, chosen
-from experiments.common.side_by_side import run_side_by_side
+from experiments.common.side_by_side import run_side_by_side, train_together
 from experiments.common.study import run, run_method
 from experiments.common.tables import format_interval, mean_interval
 from experiments.image_meta.presets import PRESETS as IMAGE_PRESETS
@@ -238,3 +239,27 @@ def test_runs_side_by_side_are_those_one_by_one(smoke, tmp_path):
     for seed in (0, 3):  # the rate that loses λ takes no other run with it
         lost = read_run(tmp_path / "together" / methods[1].folder / f"seed-{seed}")
         assert lost.summary["diverged"] and lost.summary["test_mse"] is None
+
+
+def test_a_run_side_by_side_whose_state_ends_non_finite_is_lost(tmp_path):
+    State = collections.namedtuple("State", "hparams weights")
+    Loss = collections.namedtuple("Loss", "outer_loss")
+
+    def step(state, tasks):
+        moved = state.hparams * np.array([2.0, np.inf])
+        return state._replace(hparams=moved), Loss(np.ones(2))
+
+    diverged = {}
+    with RunFolder(tmp_path / "0", {}) as one, RunFolder(tmp_path / "1", {}) as other:
+        train_together(
+            step,
+            State(np.ones(2), np.ones(2)),
+            lambda m: None,
+            total=1,
+            folders=[one, other],
+            diverged=diverged,
+            validate=lambda m, state: {},
+            unit="step",
+            label="",
+        )
+    assert diverged == {1: "state is not finite after step 1"}

@@ -57,6 +57,8 @@ def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypat
     monkeypatch.setattr(standard, "train", watched)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, resume=False)
+    with pytest.raises(ValueError, match="has a checkpoint"):
+        run(tmp_path, resume=True, side_by_side=True)
     folder, summary = run(tmp_path, resume=True)
     assert starts == [("λ", 0), ("retraining", 0), ("λ", 2), ("retraining", 0)]
     assert summary["products"] == 20 and 0 <= summary["test_accuracy"] <= 1
