@@ -60,7 +60,10 @@ def _run(setting: Setting, method: Method, lanes: list[Lane]) -> None:
     folders = [lane.folder for lane in lanes]
     learnt = _stage(setting, learning, list(states), tasks, folders, diverged, "λ")
 
-    found = [lane_of(learnt.hparams, i) for i in range(len(lanes))]
+    # A run that is lost goes on from the λ it began with: nothing is made of it.
+    found = [
+        start if i in diverged else lane_of(learnt.hparams, i) for i, start in enumerate(first)
+    ]
     tasks = [(each, clean) for each in corrupted]
     states = map(retraining.init, stage_keys[1], found, weights, tasks)
     folders = [lane.retrain for lane in lanes]
