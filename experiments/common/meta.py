@@ -18,12 +18,14 @@ class MetaCommand(Command):
 
     Attributes:
       gamma: γ of HyperDistill, each a run; none for the preset's.
+      anchors: straight pieces of DrMAD's bent line, each a run; none for the preset's.
       hyper_rate: learning rate of λ, each a run; none for the preset's of each method.
       side_by_side: a method's seeds and rates in one program, for an accelerator; no resume within.
       distributed: the meta-batch over all devices, of all processes (`experiments.launch`, SLURM).
     """
 
     gamma: tuple[float, ...] = ()
+    anchors: tuple[int, ...] = ()
     hyper_rate: tuple[float, ...] = ()
     side_by_side: bool = False
     distributed: bool = False
@@ -37,7 +39,7 @@ class MetaCommand(Command):
     @property
     def given(self) -> dict[str, tuple]:
         """Values of an argument, each a method (see `methods.chosen`)."""
-        return {"gamma": self.gamma, "hyper_rate": self.hyper_rate}
+        return {"gamma": self.gamma, "anchors": self.anchors, "hyper_rate": self.hyper_rate}
 
 
 def run_methods(

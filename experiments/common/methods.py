@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import hdistill as hd
 from experiments.common.command import check_once
-from hdistill.checks import check_gamma, check_positive
+from hdistill.checks import check_count, check_gamma, check_positive
 
 # When θ is fitted again, where it is not every so many inner optimisations.
 SCHEDULES = {"doubling": lambda m: m & (m - 1) == 0}  # before inner optimisations 1, 2, 4, 8, ...
@@ -204,8 +204,8 @@ def chosen(
         it, or of the one that is named.
 
     Raises:
-      ValueError: a value given twice, a name that is not a method's, a γ outside [0, 1] or for a
-        method without one, a rate that is not positive.
+      ValueError: a value given twice, a name that is not a method's, a γ outside [0, 1], a rate
+        that is not positive, a number of anchors < 1, or a value of what the method has not.
     """
     given = {key: values for key, values in given.items() if values}
     for key in given:
@@ -214,15 +214,20 @@ def chosen(
         check_gamma(gamma)
     for rate in given.get("hyper_rate", ()):
         check_positive("hyper_rate", rate)
+    for anchors in given.get("anchors", ()):
+        check_count("anchors", anchors)
     if name != "all" and name not in METHODS:
         raise ValueError(f"method={name!r}: expected 'all' or one of {', '.join(METHODS)}")
-    if name != "all" and "gamma" in given and "gamma" not in METHODS[name].arguments:
-        raise ValueError(f"gamma={given['gamma'][0]}: expected none, method={name!r} has no γ")
+    if name != "all":
+        for key in given.keys() - METHODS[name].arguments.keys():
+            value = given[key][0]
+            raise ValueError(f"{key}={value}: expected none, method={name!r} has no {key}")
     methods = []
     for method in (METHODS[n] for n in ([name] if name != "all" else among)):
         method = method.adapted(arguments(method.name))
         for key in given:
-            if key not in method.varied and (key != "gamma" or name != "all"):
+            named = key in method.arguments and (key != "gamma" or name != "all")
+            if named and key not in method.varied:
                 shown = TITLES[key] if f"{{{key}" not in method.title else ""
                 method = method._replace(title=method.title + shown, varied=(*method.varied, key))
         versions, values = [method], {"gamma": gammas} | given

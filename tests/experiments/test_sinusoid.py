@@ -165,10 +165,15 @@ def test_every_method_says_what_it_was_run_with():
     low, high = chosen("robust", METHODS, arguments, (), {"gamma": (0.5, 0.7)})
     assert (low.folder, high.label) == ("robust-gamma0.5", "Robust HyperDistill (γ=0.7)")
     assert len(chosen("all", METHODS, arguments, (0.5, 0.9), {"gamma": (0.3,)})) == len(METHODS)
+    one, three = chosen("drmad-bent", METHODS, arguments, (), {"anchors": (1, 3)})
+    assert (one.folder, three.label) == ("drmad-bent-anchors1", "DrMAD, every loss, 3 anchors")
+    assert len(chosen("all", METHODS, arguments, (0.5,), {"anchors": (3,)})) == len(METHODS)
     for name, given, words in (
         ("rmdd", {}, "method='rmdd'.*one of fo"),
         ("all", {"gamma": (2,)}, "gamma=2"),
-        ("fo", {"gamma": (0.9,)}, "gamma=0.9: expected none, method='fo' has no γ"),
+        ("fo", {"gamma": (0.9,)}, "gamma=0.9: expected none, method='fo' has no gamma"),
+        ("rmd-every", {"anchors": (3,)}, "anchors=3: .*'rmd-every' has no anchors"),
+        ("drmad-bent", {"anchors": (0,)}, "anchors=0"),
         ("fo", {"hyper_rate": (0.0,)}, "hyper_rate=0.0"),
     ):
         with pytest.raises(ValueError, match=words):
