@@ -12,7 +12,7 @@ def frontier(frame: pd.DataFrame, costs: pd.DataFrame, metric: str):
     """The picture of a set: mean ± 95% of its runs, each method at its own rate of λ.
 
     Args:
-      frame: runs, of one title for each method.
+      frame: runs; each title is a point.
       costs: what `experiments.bench.cost` measured for the set's problem; a method that was not
         timed is in the left panel alone.
       metric: "test_accuracy" or "test_mse"; methods with a mean error above 1 are left out.

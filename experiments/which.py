@@ -4,19 +4,22 @@ import re
 
 import pandas as pd
 
-from experiments.common.tables import format_interval, percent, products
+from experiments.common.tables import chosen_titles, format_interval, percent, products
 
 
 def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> str:
     """The table of what to take when, filled in.
 
     @fo@ is FO's test error on sinusoids, @p:fo@ its products; @image:fo@ and @image-p:fo@ are its
-    accuracy and its products on images.
+    accuracy and its products on images; of a method in several versions those of the one with the
+    best meta-validation.
 
     Args:
-      sinusoids: runs, of one title for each method.
+      sinusoids: runs.
       images: the same.
     """
+    sinusoids = _chosen(sinusoids, "validation_mse", -1)
+    images = _chosen(images, "validation_accuracy", 1)
 
     def figure(match: re.Match) -> str:
         frame = images if match[1] and match[1].startswith("image") else sinusoids
@@ -29,3 +32,7 @@ def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> st
         return format_interval(group["test_mse"].dropna()) + f" ({lost} diverged)" * bool(lost)
 
     return re.sub(r"@(?:(p|image|image-p):)?([\w-]+)@", figure, text)
+
+
+def _chosen(frame: pd.DataFrame, figure: str, sign: int) -> pd.DataFrame:
+    return frame[frame["title"].isin(chosen_titles(frame, figure, sign).values())]
