@@ -127,8 +127,8 @@ Generated images; under a minute a method, most of it compilation.
 """
 
 # The λ rate of each method with the best mean meta-validation on seeds 10 and 11, WarpGrad on
-# CIFAR-100, of seven from 2e-4 to 0.135 (RESULTS.md, image_meta/rates); rmd-window has rmd-every's;
-# of the others it is 0.005.
+# CIFAR-100, of seven from 2e-4 to 0.135 (RESULTS.md, image_meta/rates); rmd-window has rmd-every's,
+# drmad-bent that of 3 anchors; of the others it is 0.005.
 RATES = {
     "fo": 0.0017,
     "one-step": 0.0002,
@@ -137,6 +137,7 @@ RATES = {
     "greedy": 0.0017,
     "robust": 0.015,
     "drmad-every": 0.015,
+    "drmad-bent": 0.045,
     "rmd-end": 0.045,
     "rmd-every": 0.045,
     "rmd-window": 0.045,
