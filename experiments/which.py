@@ -11,8 +11,8 @@ def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> st
     """The table of what to take when, filled in.
 
     @fo@ is FO's test error on sinusoids, @p:fo@ its products; @image:fo@ and @image-p:fo@ are its
-    accuracy and its products on images; of a method in several versions those of the one with the
-    best meta-validation.
+    accuracy and its products on images, @title:fo@ and @image-title:fo@ its titles; of a method in
+    several versions those of the one with the best meta-validation.
 
     Args:
       sinusoids: runs.
@@ -24,6 +24,8 @@ def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> st
     def figure(match: re.Match) -> str:
         frame = images if match[1] and match[1].startswith("image") else sinusoids
         group = frame[frame["method"] == match[2]]
+        if match[1] in ("title", "image-title"):
+            return str(group["title"].iloc[0])
         if match[1] in ("p", "image-p"):
             return f"{products(group):.0f}"
         if match[1] == "image":
@@ -31,7 +33,7 @@ def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> st
         lost = group["test_mse"].isna().sum()
         return format_interval(group["test_mse"].dropna()) + f" ({lost} diverged)" * bool(lost)
 
-    return re.sub(r"@(?:(p|image|image-p):)?([\w-]+)@", figure, text)
+    return re.sub(r"@(?:(p|title|image|image-p|image-title):)?([\w-]+)@", figure, text)
 
 
 def _chosen(frame: pd.DataFrame, figure: str, sign: int) -> pd.DataFrame:

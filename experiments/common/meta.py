@@ -45,7 +45,15 @@ class MetaCommand(Command):
 def run_methods(
     config: MetaCommand, setting: Setting, methods: list[Method], seeds, out: pathlib.Path, report
 ) -> None:
-    """Runs the methods into OUT, then writes and prints the report; process 0 of several does."""
+    """Runs the methods into OUT, then writes and prints the report; process 0 of several does.
+
+    Raises:
+      ValueError: more anchors than inner steps, before anything is run or written.
+    """
+    for method in methods:
+        anchors = method.arguments.get("anchors", 1)
+        if anchors > setting.horizon:
+            raise ValueError(f"anchors={anchors}: expected at most horizon={setting.horizon}")
     study, first = setting.protocol["study"], jax.process_index() == 0
     if first:
         open_out(config.out, study)

@@ -219,9 +219,9 @@ def chosen(
     if name != "all" and name not in METHODS:
         raise ValueError(f"method={name!r}: expected 'all' or one of {', '.join(METHODS)}")
     if name != "all":
-        for key in given.keys() - METHODS[name].arguments.keys():
-            value = given[key][0]
-            raise ValueError(f"{key}={value}: expected none, method={name!r} has no {key}")
+        for key, (value, *_) in given.items():
+            if key not in METHODS[name].arguments:
+                raise ValueError(f"{key}={value}: expected none, method={name!r} has no {key}")
     methods = []
     for method in (METHODS[n] for n in ([name] if name != "all" else among)):
         method = method.adapted(arguments(method.name))

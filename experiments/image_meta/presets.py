@@ -128,7 +128,7 @@ Generated images; under a minute a method, most of it compilation.
 
 # The λ rate of each method with the best mean meta-validation on seeds 10 and 11, WarpGrad on
 # CIFAR-100, of seven from 2e-4 to 0.135 (RESULTS.md, image_meta/rates); rmd-window has rmd-every's,
-# drmad-bent that of 3 anchors; of the others it is 0.005.
+# drmad-bent that of 3 anchors (6 were not tried); of the others it is 0.005.
 RATES = {
     "fo": 0.0017,
     "one-step": 0.0002,

@@ -65,7 +65,7 @@ def table(frame: pd.DataFrame) -> str:
         "seed, which share their start and their tasks. Products are Jacobian products of Φ for "
         "each inner optimisation of a task; *s each* is the median time of one inner optimisation "
         "of the meta-batch, *s a run* the sum of them, compilation included, validation not. "
-        "*chosen*: the γ or the rate with the best meta-validation.\n"
+        "*chosen*: the γ, the anchors or the rate with the best meta-validation.\n"
     )
     return "\n".join(parts)
 

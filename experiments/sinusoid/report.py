@@ -68,10 +68,10 @@ def table(frame: pd.DataFrame) -> str:
         )
     return (
         markdown(rows)
-        + "\nMeans are over the runs whose test error is finite. *chosen*: the γ or the rate with "
-        "the best meta-validation. Products are Jacobian products of Φ for each inner optimisation "
-        "of a task; ms is the median time of one inner optimisation of the meta-batch.\n"
-        + (order(frame, chosen) if ours else "")
+        + "\nMeans are over the runs whose test error is finite. *chosen*: the γ, the anchors or "
+        "the rate with the best meta-validation. Products are Jacobian products of Φ for each "
+        "inner optimisation of a task; ms is the median time of one inner optimisation of the "
+        "meta-batch.\n" + (order(frame, chosen) if ours else "")
     )
 
 

@@ -187,6 +187,11 @@ def test_every_method_says_what_it_was_run_with():
         (["--seed", "1", "2", "1"], "seed=1 2 1: expected each once"),
         (["--gamma", "0.9", "0.9"], "gamma=0.9 0.9: expected each once"),
         (["--method", "rmdd"], "method='rmdd': expected 'all' or one of fo"),
+        (
+            ["--method", "drmad-bent", "--anchors", "3", "31"],
+            "anchors=31: expected at most horizon",
+        ),
+        (["--method", "fo", "--anchors", "3", "--gamma", "0.5"], "gamma=0.5: expected none"),
     ],
 )
 def test_a_refused_value_ends_in_one_line_and_status_2(arguments, words, monkeypatch, capsys):
