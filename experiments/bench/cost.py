@@ -22,6 +22,7 @@ import pandas as pd
 
 from experiments.bench.operations import operations
 from experiments.common.command import run_command
+from experiments.common.cpu import use_vectors
 from experiments.common.methods import METHODS, Method
 from experiments.common.plots import COLOURS
 from experiments.common.sets import svg
@@ -180,6 +181,8 @@ def picture(frame: pd.DataFrame):
 def main(config: Config) -> None:
     """Prints a table for each setting."""
     warn_if_busy()
+    if {*config.setting} - {"sinusoid"}:
+        use_vectors()
     out = OwnedFolder(config.out, "bench cost") if config.out else None
     frames = []
     for name in config.setting:

@@ -1,6 +1,5 @@
 """A study's meta-batch over all devices, of one process or of many."""
 
-import contextlib
 import os
 
 import jax
@@ -31,31 +30,6 @@ def start() -> None:
     except ValueError:  # JAX finds no others
         if address is not None:
             raise
-
-
-def use_cores(tasks: int) -> None:
-    """Shows a CPU as several devices: as many of its cores as divide the tasks of a meta-batch.
-
-    XLA runs the small operations of an inner loop on one core, however many tasks are side by side
-    (RESULTS.md, bench/images). Where the number is set already, or JAX has begun, it stays.
-    """
-    flags, option = os.environ.get("XLA_FLAGS", ""), "jax_num_cpu_devices"
-    if "xla_force_host_platform_device_count" in flags or getattr(jax.config, option) > 0:
-        return
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with contextlib.suppress(RuntimeError):  # JAX has begun
-        jax.config.update(option, _largest_divisor(tasks, ours or 1))
-
-
-def cores(tasks: int) -> list[jax.Device] | None:
-    """As many of a CPU's devices as divide the tasks of a meta-batch; None where that is one."""
-    devices = jax.local_devices()
-    count = _largest_divisor(tasks, len(devices)) if devices[0].platform == "cpu" else 1
-    return devices[:count] if count > 1 else None
-
-
-def _largest_divisor(number: int, most: int) -> int:
-    return max(n for n in range(1, most + 1) if number % n == 0)
 
 
 def spread(learner: hd.Learner, devices=None) -> hd.Learner:

@@ -14,7 +14,8 @@ import pathlib
 from typing import Literal
 
 from experiments.common.command import run_command
-from experiments.common.distributed import start, use_cores
+from experiments.common.cpu import use_cores, use_vectors
+from experiments.common.distributed import start
 from experiments.common.meta import MetaCommand, run_methods
 from experiments.common.methods import METHODS, chosen
 from experiments.image_meta import report
@@ -55,6 +56,7 @@ class Config(MetaCommand):
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     preset = protocol(config.preset, config.model)
+    use_vectors()
     if config.distributed:
         start()
     else:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 import hdistill as hd
-from experiments.common.distributed import cores, spread
+from experiments.common.cpu import cores
+from experiments.common.distributed import spread
 from experiments.common.images import WAYS, digest, generated, weighting
 from experiments.common.methods import Method
 from experiments.common.study import Setting, shared

@@ -101,6 +101,8 @@ def convolution_by_xla(x, kernel):
     A CPU multiplies matrices of 32 columns or more at twice the rate of those of 16, so the
     kernels of neighbours lie side by side in one that is as much wider and takes longer strides.
     """
+    if _below(3, x.shape[1:3]):  # XLA turns the kernel around and runs a plain loop
+        return convolution_by_slices(x[None], kernel[None])[0]
     together = _neighbours(x, kernel)
     if together == 1:  # filled up to eight channels, as XLA is slow with three
         lacking = max(0, 8 - x.shape[-1])
@@ -112,6 +114,11 @@ def convolution_by_xla(x, kernel):
     wide = jnp.concatenate(side_by_side, axis=-1)
     out = _lax_conv(x, wide, PADDING, strides=(1, together))
     return out.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _below(least, sizes):
+    """Whether one is; those that an exported program leaves open are not."""
+    return any(isinstance(size, int) and size < least for size in sizes)
 
 
 def _neighbours(x, kernel):

@@ -73,26 +73,37 @@ class BatchNorm(nn.Module):
     """Normalisation by the batch's own mean and variance, at test time too, as in MAML.
 
     There are no running averages, so that Φ has no hidden state. Scale and bias are learnt.
+
+    Attributes:
+      pool: whether 2x2 max pooling follows. It is done first: the largest outputs are those of the
+        largest inputs, or of the smallest where the scale is negative, and a quarter is left to
+        normalise.
     """
+
+    pool: bool = False
 
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        shape = (1,) * (x.ndim - 1) + x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32).reshape(shape)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).reshape(shape)
         mean, inverse = _statistics(x)
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        slope = inverse * scale.reshape(shape)
-        return x * slope + (bias.reshape(shape) - mean * slope)
+        slope = inverse * scale
+        offset = bias - mean * slope
+        if self.pool:
+            sign = jnp.where(scale < 0, -1.0, 1.0)
+            x, slope = max_pool2x2(sign * x), sign * slope
+        return x * slope + offset
 
 
 class ConvBlock(nn.Module):
-    """Conv, batch normalisation, ReLU, 2x2 max pooling: half the height and width."""
+    """Conv, batch normalisation, 2x2 max pooling, ReLU: half the height and width."""
 
     channels: int
 
     @nn.compact
     def __call__(self, x):
-        return max_pool2x2(nn.relu(BatchNorm()(Conv(self.channels)(x))))
+        return nn.relu(BatchNorm(pool=True)(Conv(self.channels)(x)))
 
 
 def flatten(x):

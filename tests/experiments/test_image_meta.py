@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import types
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.common.cpu import SHORT_LOOPS, use_vectors
 from experiments.common.images import WAYS
 from experiments.common.methods import METHODS
 from experiments.common.plots import training_rows
@@ -47,6 +49,20 @@ def test_paper_preset_is_section_5():
     assert (weighting.corruption, weighting.size) == (0.4, 1.0)
     assert weighting.reptile_rate == paper.reptile_rate == 1.0
     assert PRESETS["cpu"].horizon >= 50
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("", SHORT_LOOPS),
+        ("--one=1", f"--one=1 {SHORT_LOOPS}"),
+        ("--xla_backend_extra_options=mine", "--xla_backend_extra_options=mine"),
+    ],
+)
+def test_short_loops_are_kept_beside_other_flags(before, after, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", before)
+    use_vectors()
+    assert os.environ["XLA_FLAGS"] == after
 
 
 def test_images_are_averaged_down_and_split_by_class(tmp_path):

@@ -52,16 +52,30 @@ def normalised(params, x):
     return centred * slope[None, None, None] + params["bias"][None, None, None]
 
 
-def layer(params, x):
-    return BatchNorm().apply({"params": params}, x)
+def pooled(params, x):
+    """The formula, then the largest of each window, by its place: see max_pool2x2 of a maximum."""
+    y = normalised(params, x)
+    batch, height, width, channels = y.shape
+    y = y[:, : height // 2 * 2, : width // 2 * 2]
+    windows = y.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 5, 2, 4)
+    windows = windows.reshape(*windows.shape[:4], 4)
+    return jnp.take_along_axis(windows, windows.argmax(-1, keepdims=True), -1)[..., 0]
 
 
+@pytest.mark.parametrize("formula", [normalised, pooled])
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_derivatives_of_batch_norm_equal_those_of_the_formula(order):
-    """Backwards once or twice, then along a direction; images far from zero, tasks side by side."""
+def test_derivatives_of_batch_norm_equal_those_of_the_formula(order, formula):
+    """Backwards once or twice, then along a direction; images far from zero, tasks side by side.
+
+    Of scales of both signs, for pooling comes before them.
+    """
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(5, 2, size=(3, 4, 3, 2, 2)))
     params = {name: jnp.asarray(rng.normal(size=(3, 2))) for name in ("scale", "bias")}
+    assert {True, False} == set(np.ravel(params["scale"] > 0).tolist())
+
+    def layer(params, x):
+        return BatchNorm(pool=formula is pooled).apply({"params": params}, x)
 
     def derivative(function, *at):
         for _ in range(order - 1):
@@ -73,7 +87,6 @@ def test_derivatives_of_batch_norm_equal_those_of_the_formula(order):
         return lambda *at: sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient(*at)))
 
     ours, theirs = (
-        jax.jit(jax.vmap(lambda *at, f=f: derivative(f, *at)))(params, x)
-        for f in (layer, normalised)
+        jax.jit(jax.vmap(lambda *at, f=f: derivative(f, *at)))(params, x) for f in (layer, formula)
     )
     assert_close(ours, theirs, 1e-11)
