@@ -12,8 +12,9 @@ def use_vectors() -> None:
     """Has XLA leave loops over a few channels as they are; for programs of images.
 
     LLVM unrolls a loop over 16 or 32 channels whole, and then takes the same channel of several
-    pixels side by side, one load for each: three to six times slower than channels side by side
-    (RESULTS.md, bench/images). Where XLA has other such options already, or has begun, they stay.
+    pixels side by side, one load for each: simple loops are three to six times slower than with
+    channels side by side, an inner step a tenth (RESULTS.md, bench/images). Where XLA has other
+    such options already, they stay.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_extra_options" not in flags:
