@@ -24,7 +24,7 @@ from experiments.bench.operations import operations
 from experiments.bench.parts import seconds_by_part
 from experiments.bench.peers.sides.jax_model import lax_conv
 from experiments.common.command import run_command
-from experiments.common.cpu import use_vectors
+from experiments.common.cpu import keep_short_loops
 from experiments.common.tables import markdown
 from experiments.common.timing import medians, warn_if_busy
 from experiments.image_meta.presets import PresetName, protocol
@@ -205,7 +205,7 @@ def measure(config: Config) -> list[dict]:
 
 def main(config: Config) -> None:
     """Prints the table."""
-    use_vectors()
+    keep_short_loops()
     jax.config.update("jax_num_cpu_devices", config.devices)
     warn_if_busy()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {config}")

@@ -12,9 +12,9 @@ from jax.profiler import ProfileData
 PARTS = {
     "convolution, backward": r"transpose\(.*Conv_\d+",
     "convolution, forward": r"Conv_\d+",
+    "pooling, residual sums": r"max_pool2x2|(ConvBlock|_Warp)(?!.*(BatchNorm|relu))",
     "normalisation": r"BatchNorm",
     "ReLU": r"relu",
-    "pooling, residual sums": r"ConvBlock|_Warp",
     "linear layer, loss": r"Dense|dot_general|softmax|logsumexp",
 }
 LOOP = re.compile(r"^(while|call|conditional)[.\d]*$")

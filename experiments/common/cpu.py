@@ -8,16 +8,17 @@ import jax
 SHORT_LOOPS = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
 
 
-def use_vectors() -> None:
-    """Has XLA leave loops over a few channels as they are; for programs of images.
+def keep_short_loops() -> None:
+    """Has XLA leave short loops as they are, those over 16 to 48 channels; for images.
 
-    LLVM unrolls a loop over 16 or 32 channels whole, and then takes the same channel of several
+    LLVM unrolls such a loop whole, and then takes the same channel of several
     pixels side by side, one load for each: simple loops are three to six times slower than with
-    channels side by side, an inner step a tenth (RESULTS.md, bench/images). Where XLA has other
-    such options already, they stay.
+    channels side by side, an inner step a tenth (RESULTS.md, bench/images). Flags of this kind
+    that are set already stay, and a file of flags does; once JAX has begun it is too late.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" not in flags:
+    is_file = flags.strip() and not flags.strip().startswith("-")
+    if "xla_backend_extra_options" not in flags and not is_file:
         os.environ["XLA_FLAGS"] = f"{flags} {SHORT_LOOPS}".strip()
 
 

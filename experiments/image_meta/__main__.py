@@ -14,7 +14,7 @@ import pathlib
 from typing import Literal
 
 from experiments.common.command import run_command
-from experiments.common.cpu import use_cores, use_vectors
+from experiments.common.cpu import keep_short_loops, use_cores
 from experiments.common.distributed import start
 from experiments.common.meta import MetaCommand, run_methods
 from experiments.common.methods import METHODS, chosen
@@ -56,7 +56,7 @@ class Config(MetaCommand):
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
     preset = protocol(config.preset, config.model)
-    use_vectors()
+    keep_short_loops()
     if config.distributed:
         start()
     else:

@@ -65,24 +65,26 @@ def turned(kernel):
 
 def convolution_by_slices(x, kernel):
     """The convolution as one matrix product over nine shifted copies."""
-    tasks, out = kernel.shape[0], kernel.shape[-1]
-    return (_nine_slices(x) @ kernel.reshape(tasks, -1, out)).reshape(*x.shape[:-1], out)
+    tasks, _, _, channels, out = kernel.shape
+    product = _nine_slices(x) @ kernel.reshape(tasks, 9 * channels, out)
+    return product.reshape(*x.shape[:-1], out)
 
 
 def kernel_gradient_by_slices(x, cotangent):
     """The same for the gradient in the kernel."""
     tasks, out = x.shape[0], cotangent.shape[-1]
-    product = _nine_slices(x).swapaxes(-1, -2) @ cotangent.reshape(tasks, -1, out)
+    cotangent = cotangent.reshape(tasks, math.prod(cotangent.shape[1:4]), out)
+    product = _nine_slices(x).swapaxes(-1, -2) @ cotangent
     return product.reshape(tasks, 3, 3, x.shape[-1], out)
 
 
 def _nine_slices(x):
     """[T, B·H·W, 9·C]."""
-    height, width = x.shape[2:4]
+    tasks, examples, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
     shifted = [padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
     wide = jnp.concatenate(shifted, axis=-1)
-    return wide.reshape(x.shape[0], -1, wide.shape[-1])
+    return wide.reshape(tasks, examples * height * width, 9 * channels)
 
 
 def _task_by_task(function):
@@ -94,15 +96,19 @@ def _task_by_task(function):
     return of_all
 
 
-@_task_by_task
 def convolution_by_xla(x, kernel):
-    """XLA's convolution, of several neighbours of a row at a time where there are few channels.
+    """XLA's convolution; slices of images so small that XLA would run a plain loop."""
+    small = any(isinstance(size, int) and size < 3 for size in x.shape[2:4])
+    return (convolution_by_slices if small else _convolution)(x, kernel)
+
+
+@_task_by_task
+def _convolution(x, kernel):
+    """Of several neighbours of a row at a time where there are few channels.
 
     A CPU multiplies matrices of 32 columns or more at twice the rate of those of 16, so the
     kernels of neighbours lie side by side in one that is as much wider and takes longer strides.
     """
-    if _below(3, x.shape[1:3]):  # XLA turns the kernel around and runs a plain loop
-        return convolution_by_slices(x[None], kernel[None])[0]
     together = _neighbours(x, kernel)
     if together == 1:  # filled up to eight channels, as XLA is slow with three
         lacking = max(0, 8 - x.shape[-1])
@@ -114,11 +120,6 @@ def convolution_by_xla(x, kernel):
     wide = jnp.concatenate(side_by_side, axis=-1)
     out = _lax_conv(x, wide, PADDING, strides=(1, together))
     return out.reshape(*x.shape[:-1], kernel.shape[-1])
-
-
-def _below(least, sizes):
-    """Whether one is; those that an exported program leaves open are not."""
-    return any(isinstance(size, int) and size < least for size in sizes)
 
 
 def _neighbours(x, kernel):

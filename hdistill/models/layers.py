@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from hdistill.models.conv import conv3x3
 
 
+@jax.named_scope("max_pool2x2")
 def max_pool2x2(x):
     """2x2 max pooling, stride 2; an odd last row or column is dropped. [B, H, W, C].
 
@@ -76,8 +77,8 @@ class BatchNorm(nn.Module):
 
     Attributes:
       pool: whether 2x2 max pooling follows. It is done first: the largest outputs are those of the
-        largest inputs, or of the smallest where the scale is negative, and a quarter is left to
-        normalise.
+        largest inputs, or of the smallest where the scale is negative, and only a quarter of them
+        is then normalised. Where a scale is 0 its gradient is that of the largest.
     """
 
     pool: bool = False

@@ -26,12 +26,16 @@ def arrays(*shapes, dtype=jnp.float64):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.parametrize("channels, width", [(3, 5), (3, 6), (9, 8)])  # 1, 2 and 8 neighbours
-def test_both_forms_of_both_primitives(form, tasks, channels, width, monkeypatch):
+@pytest.mark.parametrize(  # 1, 2 and 8 neighbours; so small that slices are taken
+    "channels, height, width", [(3, 7, 5), (3, 7, 6), (9, 7, 8), (3, 2, 2), (2, 1, 5), (2, 5, 1)]
+)
+def test_both_forms_of_both_primitives(form, tasks, channels, height, width, monkeypatch):
     monkeypatch.setattr(conv, "CACHE", 3000)  # several pieces of the examples
     convolution, kernel_gradient = FORMS[form]
     x, kernel, ct = arrays(
-        (tasks, 5, 7, width, channels), (tasks, 3, 3, channels, 4), (tasks, 5, 7, width, 4)
+        (tasks, 5, height, width, channels),
+        (tasks, 3, 3, channels, 4),
+        (tasks, 5, height, width, 4),
     )
     assert_close(convolution(x, kernel), jax.vmap(lax_conv)(x, kernel), 1e-12)
     pull = jax.vmap(lambda x, k, ct: jax.vjp(lax_conv, x, k)[1](ct))
@@ -93,9 +97,17 @@ def test_an_exported_program_leaves_a_size_open(shape):
         assert_close(one, other, 1e-5)
 
 
+@pytest.mark.parametrize("height, slices", [(2, True), (3, False)])
+def test_small_images_are_taken_by_slices(height, slices):
+    arguments = arrays((2, 5, height, 4, 3), (2, 3, 3, 3, 4), dtype=jnp.float32)
+    program = str(jax.make_jaxpr(conv.convolution_by_xla)(*arguments))
+    assert ("dot_general" in program, "conv_general_dilated" in program) == (slices, not slices)
+
+
+@pytest.mark.parametrize("height", [2, 4])
 @pytest.mark.parametrize("channels, out", [(0, 2), (3, 0)])
-def test_no_channels(channels, out):
-    x, kernel = arrays((2, 4, 8, channels), (3, 3, channels, out), dtype=jnp.float32)
+def test_no_channels(channels, out, height):
+    x, kernel = arrays((2, height, 8, channels), (3, 3, channels, out), dtype=jnp.float32)
     for of in (conv3x3, jax.grad(functools.partial(wave, conv3x3))):
         assert not np.any(jax.jit(of)(x, kernel))
 
