@@ -4,8 +4,7 @@
     python -m experiments.bench.cost --setting warpgrad --preset paper --out runs/cost    on a GPU
 
 One inner optimisation of the preset's meta-batch, on generated images. The methods take turns; the
-medians count. A fit of θ is shared out over the inner optimisations of the preset's run. With a model
-of images among the settings XLA keeps short loops as they are, as in the study of images.
+medians count. A fit of θ is shared out over the inner optimisations of the preset's run.
 """
 
 import dataclasses
@@ -23,7 +22,6 @@ import pandas as pd
 
 from experiments.bench.operations import operations
 from experiments.common.command import run_command
-from experiments.common.cpu import keep_short_loops
 from experiments.common.methods import METHODS, Method
 from experiments.common.plots import COLOURS
 from experiments.common.sets import svg
@@ -182,8 +180,6 @@ def picture(frame: pd.DataFrame):
 def main(config: Config) -> None:
     """Prints a table for each setting."""
     warn_if_busy()
-    if {*config.setting} - {"sinusoid"}:
-        keep_short_loops()
     out = OwnedFolder(config.out, "bench cost") if config.out else None
     frames = []
     for name in config.setting:
