@@ -178,7 +178,7 @@ def measure(config: Config) -> list[dict]:
     counts.append(2.0 * large**3)
     with ThreadPoolExecutor(config.jobs) as pool:
         programs = list(pool.map(lambda pair: pair[0].compile(), lowered))
-    # Where the program wants them: placing them in each call took a tenth of a task on each core.
+    # Or each call would place them anew: a tenth of its time with a task on each core.
     placed = [
         jax.device_put(arguments, program.input_shardings[0])
         for program, (_, arguments) in zip(programs, lowered)

@@ -11,10 +11,10 @@ SHORT_LOOPS = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
 def keep_short_loops() -> None:
     """Has XLA leave short loops as they are, those over 16 to 48 channels; for images.
 
-    LLVM unrolls such a loop whole, and then takes the same channel of several
-    pixels side by side, one load for each: simple loops are three to six times slower than with
-    channels side by side, an inner step a tenth (RESULTS.md, bench/images). Flags of this kind
-    that are set already stay, and a file of flags does; once JAX has begun it is too late.
+    LLVM unrolls such a loop whole, and then takes the same channel of several pixels side by side,
+    one load for each: simple loops are three to six times slower than with channels side by side,
+    an inner step up to a sixth (RESULTS.md, bench/images). Flags of this kind that are set already
+    stay, and a file of flags does; once JAX has begun it is too late.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     is_file = flags.strip() and not flags.strip().startswith("-")
