@@ -3,8 +3,9 @@
 JAX writes the gradients of `lax.conv` as convolutions that XLA runs as plain loops on a CPU (jax
 issue 12868). Here the convolution and its gradient in the kernel are two primitives, both bilinear;
 what one of them needs for its derivatives is one of the two again. Each has two forms: XLA's own
-convolution for float32 on a CPU, nine slices and one matrix product elsewhere, and for arrays of an
-Explicit mesh. Both are measured by `python -m experiments.bench.images` (RESULTS.md, bench/images).
+convolution for float32 on a CPU, nine slices and one matrix product elsewhere, for arrays of an
+Explicit mesh, and forwards for tiny images. Both are measured by
+`python -m experiments.bench.images` (RESULTS.md, bench/images).
 
 The precision of products (`jax.default_matmul_precision`) is that of the place where the program is
 lowered, not of the line that calls `conv3x3`: set it for the whole program.
