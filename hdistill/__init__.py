@@ -26,6 +26,7 @@ Which method when (the figures are in RESULTS.md):
 """
 
 from hdistill import offline, online
+from hdistill.batches import OutOfDataWarning
 from hdistill.cache import clear_cache
 from hdistill.fidelity import Fidelity, compare
 from hdistill.hypergradient.base import Estimator, Hypergradient, Transition
@@ -33,14 +34,14 @@ from hdistill.hypergradient.fit import FitStatus
 from hdistill.hypergradient.run_offline import OfflineInfo
 from hdistill.hypergradient.size import SizeSamples, fit_size
 from hdistill.learners.evaluate import evaluate
-from hdistill.learners.initialization import Initialization, fomaml, reptile
+from hdistill.learners.initialization import Initialization, fomaml, maml, reptile
 from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.learners.learner import Learner, LearnerState, learner
 from hdistill.learners.parallel import pmap_step
 from hdistill.learners.stream import FitInfo, Stream, StreamState, stream
 from hdistill.meta_problem import meta_problem
 from hdistill.problem import InnerState, Problem, from_losses, unroll
-from hdistill.problem_checks import ZeroHypergradientWarning
+from hdistill.problem_checks import NonFiniteWarning, ZeroHypergradientWarning
 
 __all__ = [
     "Estimator",
@@ -53,7 +54,9 @@ __all__ = [
     "Learner",
     "LearnerInfo",
     "LearnerState",
+    "NonFiniteWarning",
     "OfflineInfo",
+    "OutOfDataWarning",
     "Problem",
     "SizeSamples",
     "Stream",
@@ -67,6 +70,7 @@ __all__ = [
     "fomaml",
     "from_losses",
     "learner",
+    "maml",
     "meta_problem",
     "offline",
     "online",

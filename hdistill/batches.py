@@ -1,5 +1,7 @@
 """The batches of an inner optimisation: stacked, or a function of the step; counted and checked."""
 
+import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,10 @@ from hdistill.cache import is_tracing
 from hdistill.checks import check_arrays, check_count, check_no_list, leading_axis
 
 PyTree = Any
+
+
+class OutOfDataWarning(UserWarning):
+    """A batch function reads beyond the end of its data, where JAX repeats the last entry."""
 
 
 def count_steps(batches, horizon: int | None) -> int:
@@ -61,6 +67,15 @@ def check_every(every, horizon: int, outer_batch) -> int | None:
     return every
 
 
+def separate(batches):
+    """(what a program is made with, what it is called with): a function, or arrays.
+
+    A `jax.tree_util.Partial`, a function with its data, is among the arrays.
+    """
+    is_function = callable(batches) and not isinstance(batches, jax.tree_util.Partial)
+    return (batches, None) if is_function else (None, batches)
+
+
 def batch_stream(batches) -> Callable[[jax.Array], PyTree]:
     """t -> D_{t+1}, from stacked batches [T, ...], a function of the step, or None."""
     if callable(batches):
@@ -70,23 +85,32 @@ def batch_stream(batches) -> Callable[[jax.Array], PyTree]:
 
 def batch_shapes(name: str, batch_at):
     """The shapes of a batch, where `batch_at`, the argument `name`, takes a traced t."""
+    with traced(f"{name}(t)", "t is traced, int32 []"):
+        return jax.eval_shape(batch_at, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+@contextlib.contextmanager
+def traced(call: str, what: str):
+    """Says in our words where a function that is traced asks for values."""
     try:
-        return jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+        yield
     except (
         jax.errors.ConcretizationTypeError,
         jax.errors.TracerArrayConversionError,
         jax.errors.TracerIntegerConversionError,
     ) as error:
         raise ValueError(
-            f"{name}(t): t is traced, int32 []; expected a function that JAX can trace, with its "
-            "data in jnp arrays and no Python int of t"
+            f"{call}: {what}; expected a function that JAX can trace, with its data in jnp arrays "
+            "and no Python int of what it is given"
         ) from error
 
 
-def check_last_batch(name: str, batches, horizon: int, every: int | None = None) -> None:
-    """A batch function still has data at t = T - 1, where JAX by itself would repeat the last.
+def warn_of_last_batch(name: str, batches, horizon: int, every: int | None = None) -> None:
+    """Warns of a batch function that has no data left at t = T - 1, where JAX repeats the last.
 
-    It is called once, outside any compilation; inside one its data may not be known yet.
+    It is called twice, outside any compilation; inside one its data may not be known yet. What is
+    out of bounds at the first t too is meant so (`jnp.nonzero(size=)`, padding); what is so at the
+    last alone may be (a masked short last batch), hence no error.
 
     Args:
       every: n, where it is asked for t = n-1, 2n-1, ... alone.
@@ -95,14 +119,21 @@ def check_last_batch(name: str, batches, horizon: int, every: int | None = None)
         return
     batch_shapes(name, batches)
     checked = checkify.checkify(batches, errors=checkify.index_checks)
-    error = checked(jnp.asarray(horizon - 1, jnp.int32))[0].get()
-    if error:
+    try:
+        first, error = (
+            checked(jnp.asarray(t, jnp.int32))[0].get() for t in ((every or 1) - 1, horizon - 1)
+        )
+    except Exception:  # checkify knows not every operation
+        return
+    if error and not first:
         steps = f"horizon={horizon} steps"
         expected = "a batch for each t = 0..T-1 (to repeat the data, take t % len)"
         if every is not None:
             steps = f"t = {every - 1}, {2 * every - 1}, ..."
             expected = f"a batch for each of these t (of data by loss, take t // {every})"
-        raise ValueError(
+        warnings.warn(
             f"{name}(t) at t = {horizon - 1}, the last of {steps}: {error.strip()}; expected "
-            f"{expected}"
+            f"{expected}",
+            OutOfDataWarning,
+            stacklevel=5,
         )

@@ -59,6 +59,21 @@ def describe(value) -> str:
     return f"{value.dtype}{list(value.shape)}" if is_array else repr(value)
 
 
+def is_concrete(value) -> bool:
+    """Whether a value is known now: not an array that is being traced."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def summary(tree) -> str:
+    """How many arrays and bytes a tree has, for a repr of one line."""
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return "None"
+    if len(leaves) == 1:
+        return describe(leaves[0])
+    return f"<{len(leaves)} arrays, {sum(np.size(x) for x in leaves)} numbers>"
+
+
 def check_key(key, name: str = "key") -> None:
     """A single typed PRNG key."""
     typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -94,15 +109,29 @@ def check_arrays(name: str, tree) -> None:
     if isinstance(tree, Iterator):
         raise ValueError(f"{name} is a {type(tree).__name__}: expected an array or a tree of them")
     for path, leaf in named(tree, name):
-        if isinstance(leaf, numbers.Number):
-            continue
-        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+        if isinstance(leaf, np.ndarray | np.generic):
+            _check_dtype(path, leaf.dtype)
+        elif isinstance(leaf, int) and not -(2**63) <= leaf < 2**64:
+            raise ValueError(f"{path}={leaf}: expected an integer of 64 bits at most")
+        elif not isinstance(leaf, bool | int | float | complex | jax.Array):
+            what = describe(leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else repr(leaf)
             raise ValueError(
-                f"{path} is a {type(leaf).__name__}, {leaf!r}: expected an array (from an Equinox "
-                "module take them with eqx.partition(module, eqx.is_array))"
+                f"{path} is a {type(leaf).__name__}, {what}: expected an array of JAX or NumPy, or "
+                "a number (from an Equinox module take the arrays with eqx.partition(module, "
+                "eqx.is_array))"
             )
-        if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "biufcV":
-            raise ValueError(f"{path} has dtype {leaf.dtype}: expected numbers")
+
+
+def _check_dtype(path: str, dtype: np.dtype) -> None:
+    """A dtype of NumPy's that JAX has too, in this machine's byte order."""
+    extended = dtype.kind == "V" and dtype.type is not np.void  # bfloat16 and its like
+    if not extended and (dtype.kind not in "biufc" or dtype.itemsize > 16 or dtype.char in "gG"):
+        raise ValueError(f"{path} has dtype {dtype}: expected numbers that JAX has")
+    if not dtype.isnative:
+        raise ValueError(
+            f"{path} has dtype {dtype.str}, of another byte order: expected this machine's, "
+            f"x.astype('{dtype.newbyteorder('=').str}')"
+        )
 
 
 def check_no_list(name: str, tree, axis: str) -> None:
@@ -115,13 +144,6 @@ def check_no_list(name: str, tree, axis: str) -> None:
                 f"leading {axis} axis; stack it, jax.tree.map(lambda *x: jnp.stack(x), *{name}) "
                 f"(a tree that does have such a list at its top: make it a tuple)"
             )
-
-
-def check_examples(name: str, batch) -> None:
-    """No leaf of a batch is empty."""
-    for path, leaf in named(batch, name):
-        if 0 in jnp.shape(leaf):
-            raise ValueError(f"{path} has shape {jnp.shape(leaf)}: expected at least one example")
 
 
 def check_memory(name: str, value, what: str, size: int) -> None:
@@ -161,6 +183,10 @@ class Signature:
         leaves, structure = jax.tree.flatten(tree)
         return cls(structure, tuple((jnp.shape(x), str(dtype_of(x))) for x in leaves))
 
+    def __reduce__(self):
+        """By a tree: a tree definition of JAX that went through pickle equals no fresh one."""
+        return _from_described, (self.structure.unflatten(map(_Described, self.leaves)),)
+
     def check(self, name: str, tree) -> None:
         """Raises a ValueError that names the first leaf of `tree` that differs."""
         other = Signature.of(tree)
@@ -172,6 +198,15 @@ class Signature:
                     f"{path} has shape {actual[0]} and dtype {actual[1]}: expected shape "
                     f"{expected[0]} and dtype {expected[1]}"
                 )
+
+
+class _Described(tuple):
+    """(shape, dtype) of a leaf, a leaf itself."""
+
+
+def _from_described(tree) -> Signature:
+    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, _Described))
+    return Signature(structure, tuple(map(tuple, leaves)))
 
 
 def check_hparams(hparams) -> None:

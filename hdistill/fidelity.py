@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hdistill.checks import check_key
+from hdistill.cache import is_tracing
+from hdistill.checks import check_key, is_concrete
 from hdistill.hypergradient.base import Estimator, Transition, spend
 from hdistill.hypergradient.fit import FitStatus, settle
 from hdistill.hypergradient.reverse_mode import online_reverse_mode
@@ -95,6 +96,11 @@ def compare(
             )
     key = jax.random.key(0) if key is None else key
     check_key(key)
+    given = jax.tree.leaves((hparams, weights, outer_batch, key))
+    if is_tracing() or not all(map(is_concrete, given)):
+        raise ValueError(
+            "hd.compare measures seconds: expected a call outside jax.jit and jax.vmap"
+        )
     arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
     results, reference = {}, None
     for name, estimator in {"exact": None, **methods}.items():

@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.batches import batch_shapes, batch_stream, check_last_batch, count_steps
+from hdistill.batches import (
+    batch_shapes,
+    batch_stream,
+    count_steps,
+    separate,
+    warn_of_last_batch,
+)
 from hdistill.cache import compiled
 from hdistill.checks import (
     check_arrays,
@@ -224,13 +230,13 @@ def unroll(problem: Problem, hparams, weights, batches, horizon: int | None = No
     horizon = count_steps(batches, horizon)
     check_arrays("hparams", hparams)
     check_weights(weights)
-    function, arrays = (batches, None) if callable(batches) else (None, batches)
+    function, arrays = separate(batches)
     return compiled(_unroll, problem, function, horizon)(hparams, weights, arrays)
 
 
 def _unroll(problem, function, horizon):
     if function is not None:
-        check_last_batch("batches", function, horizon)
+        warn_of_last_batch("batches", function, horizon)
 
     def call(hparams, weights, batches):
         batch_at = batch_stream(function or batches)

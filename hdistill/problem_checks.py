@@ -1,5 +1,6 @@
 """Checks of Φ, L_val and optimizers, on shapes alone: nothing is computed or compiled."""
 
+import contextlib
 import numbers
 import warnings
 
@@ -12,14 +13,18 @@ from hdistill.checks import (
     Signature,
     check_arrays,
     check_calls,
-    check_examples,
     check_hparams,
     check_weights,
     describe,
+    is_concrete,
     named,
 )
 from hdistill.reach import reaching_hparams
 from hdistill.tree import dtype_of, is_real, shapes
+
+
+class NonFiniteWarning(UserWarning):
+    """A hypergradient that is nan or infinite came out of a call outside `jax.jit`."""
 
 
 class ZeroHypergradientWarning(UserWarning):
@@ -54,8 +59,8 @@ def check_problem(problem, hparams, weights, batch, outer_batch) -> None:
     check_functions(problem)
     check_hparams(hparams)
     check_weights(weights)
-    check_examples("batch", batch)
-    check_examples("outer_batch", outer_batch)
+    warn_if_empty("batch", batch)
+    warn_if_empty("outer_batch", outer_batch)
     for path, leaf in named(weights, "weights"):
         if jnp.issubdtype(dtype_of(leaf), jnp.complexfloating):
             raise ValueError(f"{path} has dtype {dtype_of(leaf)}: expected real weights")
@@ -96,6 +101,31 @@ def _result(name: str, function, *arguments):
         ) from error
 
 
+def warn_if_empty(name: str, batch) -> None:
+    """Warns of a batch all of whose leaves are empty: without edges a graph still has nodes."""
+    leaves = named(batch, name)
+    if leaves and all(0 in jnp.shape(leaf) for _, leaf in leaves):
+        path, leaf = leaves[0]
+        warnings.warn(
+            f"{path} has shape {jnp.shape(leaf)}: expected at least one example", stacklevel=4
+        )
+
+
+@contextlib.contextmanager
+def differentiating():
+    """Says in our words where Φ or L_val calls back to Python."""
+    try:
+        yield
+    except (NotImplementedError, TypeError, ValueError) as error:
+        if "callback" not in str(error).lower():
+            raise
+        raise ValueError(
+            "problem.update or problem.outer_loss calls back to Python (jax.pure_callback or "
+            "jax.experimental.io_callback): expected a function with a derivative; give the "
+            f"callback one by jax.custom_vjp, or load data in batches(t) ({error})"
+        ) from error
+
+
 def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, method: str) -> None:
     """Warns of hyperparameters that the method can give no hypergradient, whatever the values.
 
@@ -104,7 +134,10 @@ def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, meth
         T for full-horizon ones.
       method: the name to use in the warning.
     """
-    reached = reaching_hparams(problem, hparams, weights, batch, outer_batch, depth)
+    try:
+        reached = reaching_hparams(problem, hparams, weights, batch, outer_batch, depth)
+    except Exception:  # a kernel without the derivative that the trace takes; the method may not
+        return
     zero = [path for (path, _), live in zip(named(hparams, "hparams"), reached) if not live]
     if zero:
         of = "" if problem.surrogate is None else " of the problem's surrogate"
@@ -115,6 +148,34 @@ def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, meth
             ZeroHypergradientWarning,
             stacklevel=4,
         )
+
+
+def warn_if_not_finite(method: str, result, info, weights) -> None:
+    """Warns of a hypergradient that is not finite, with its first such leaf and what is likely."""
+    if not is_concrete(info.finite):
+        return
+    with jax.transfer_guard("allow"):
+        if bool(info.finite):
+            return
+        bad = [path for path, x in named(result.total, "hparams") if not jnp.isfinite(x).all()]
+        lost = not jnp.isfinite(info.outer_loss).all()
+    what = f"the hypergradient of {bad[0]} is" if bad else "the outer loss is"
+    if lost:
+        reason = "the inner optimisation diverged, or a batch has no examples"
+    elif _divides_by_root(weights):
+        reason = (
+            "the optimizer divides by √v, which has no derivative at v = 0: give it an eps_root, "
+            "as optax.adamw(1e-3, eps_root=1e-8)"
+        )
+    else:
+        reason = "Φ or L_val has no finite derivative there (see hd.from_losses)"
+    warnings.warn(f"{method}: {what} not finite; {reason}", NonFiniteWarning, stacklevel=4)
+
+
+def _divides_by_root(weights) -> bool:
+    """Whether an optimizer's state among the weights has second moments, v."""
+    states = jax.tree_util.tree_leaves_with_path(getattr(weights, "opt_state", None))
+    return any(getattr(key, "name", None) == "nu" for path, _ in states for key in path)
 
 
 def check_optimizer(name: str, optimizer) -> None:

@@ -1,9 +1,7 @@
-"""Which leaves a derivative can reach, read off the traced program: nothing is computed."""
-
-import functools
-import operator
+"""Which leaves a derivative can reach, and which Φ hands on: read off the traced program."""
 
 import jax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from hdistill.tree import is_real, shapes, split
 
@@ -11,8 +9,9 @@ from hdistill.tree import is_real, shapes, split
 def reaching_hparams(problem, hparams, weights, batch, outer_batch, depth: int) -> list[bool]:
     """For each leaf of λ, whether a path leads from it to L_val through at most `depth` steps of Φ.
 
-    Φ (or its surrogate) and L_val are each traced once, in forward mode (so that Φ needs no reverse
-    one): the graph of which leaf depends on which is the same at every step.
+    Backwards from L_val: which leaves it needs, which leaves those need one step earlier, and so on
+    until nothing new is found. L_val and Φ (or its surrogate) are each traced once, in forward mode
+    (so that Φ needs no reverse one).
 
     Args:
       depth: how many steps of Φ the path may take: 0 for first-order, T for full-horizon methods.
@@ -21,36 +20,39 @@ def reaching_hparams(problem, hparams, weights, batch, outer_batch, depth: int) 
       One bool for each leaf of λ.
     """
     count = len(split(weights)[0])
-    weights_only, everything = (1 << count) - 1, (1 << len(jax.tree.leaves(hparams))) - 1
-    (loss,) = _dependence(problem.outer_loss, weights, hparams, outer_batch)
-    reached, needed = loss >> count, loss & weights_only
-    if depth and reached != everything:
-        step = _dependence(problem.differentiated, weights, hparams, batch)
-        # A shortest path visits no leaf twice, so that more steps than leaves find nothing new.
-        for _ in range(min(depth, count + 1)):
-            before = _union(mask for i, mask in enumerate(step) if needed >> i & 1)
-            reached, needed = reached | before >> count, before & weights_only
-    return [bool(reached >> j & 1) for j in range(len(jax.tree.leaves(hparams)))]
+    needed = _needed(_tangents(problem.outer_loss, weights, hparams, outer_batch), [True])
+    frontier, reached = needed[:count], needed[count:]
+    seen, step = frontier, None
+    while depth and any(frontier) and not all(reached):
+        step = step or _tangents(problem.differentiated, weights, hparams, batch)
+        needed = _needed(step, frontier)
+        reached = [a or b for a, b in zip(reached, needed[count:])]
+        frontier = [new and not old for new, old in zip(needed, seen)]
+        seen, depth = [a or b for a, b in zip(seen, frontier)], depth - 1
+    return reached
 
 
 def reaching_weights(problem, hparams, weights, outer_batch) -> list[bool]:
     """For each floating-point leaf of the weights, whether L_val depends on it."""
-    (loss,) = _dependence(problem.outer_loss, weights, hparams, outer_batch)
-    return [bool(loss >> i & 1) for i in range(len(split(weights)[0]))]
+    loss = _tangents(problem.outer_loss, weights, hparams, outer_batch)
+    return _needed(loss, [True])[: len(split(weights)[0])]
 
 
 def unchanged(problem, hparams, weights, batch) -> list[bool]:
-    """For each leaf of the weights, whether Φ hands it on as it is."""
-    arguments = shapes((weights, hparams, batch))
-    jaxpr = jax.make_jaxpr(lambda *a: jax.tree.leaves(problem.update(*a)))(*arguments).jaxpr
-    count = len(jax.tree.leaves(weights))
-    return [source == i for i, source in zip(range(count), _forwarded(jaxpr))]
+    """For each leaf of the weights, whether Φ (and its surrogate) hands it on as it is."""
+    arguments, count = shapes((weights, hparams, batch)), len(jax.tree.leaves(weights))
+    same = [True] * count
+    for function in filter(None, (problem.update, problem.surrogate)):
+        jaxpr = jax.make_jaxpr(lambda *a, f=function: jax.tree.leaves(f(*a)))(*arguments).jaxpr
+        same = [s and i == source for s, (i, source) in zip(same, enumerate(_forwarded(jaxpr)))]
+    return same
 
 
-def _dependence(function, weights, hparams, batch) -> list[int]:
-    """For each floating-point output leaf the inputs it depends on, a set of bits.
+def _tangents(function, weights, hparams, batch):
+    """(the jaxpr of a function's tangents, how many of its inputs are tangents).
 
-    Bit i is the i-th floating-point leaf of the weights, and after those come λ's.
+    Those come first: of the weights' floating-point leaves and of λ's. The outputs are the tangents
+    of the function's floating-point leaves.
     """
 
     def push(tangents, weights, hparams, batch):
@@ -64,61 +66,13 @@ def _dependence(function, weights, hparams, batch) -> list[int]:
     weights, hparams, batch = shapes((weights, hparams, batch))
     tangents = split(weights)[0], hparams
     jaxpr = jax.make_jaxpr(push)(tangents, weights, hparams, batch).jaxpr
-    live = [1 << i for i in range(len(jax.tree.leaves(tangents)))]
-    return _spread(jaxpr, live + [0] * (len(jaxpr.invars) - len(live)))
+    return jaxpr, len(jax.tree.leaves(tangents))
 
 
-def _union(masks) -> int:
-    return functools.reduce(operator.or_, masks, 0)
-
-
-def _spread(jaxpr, incoming: list[int]) -> list[int]:
-    """The bits that arrive at each output of a jaxpr, given those of its inputs."""
-    bits = dict(zip(jaxpr.invars, incoming))
-
-    def read(variables):
-        return [0 if hasattr(v, "val") else bits.get(v, 0) for v in variables]
-
-    for equation in jaxpr.eqns:
-        bits.update(zip(equation.outvars, _through(equation, read(equation.invars))))
-    return read(jaxpr.outvars)
-
-
-def _through(equation, given: list[int]) -> list[int]:
-    """The same through one equation, inside the programs that it may hold."""
-    parameters = equation.params
-    match equation.primitive.name:
-        case "scan":
-            consts, carry = _scan_inputs(parameters)
-            body, end = parameters["jaxpr"].jaxpr, consts + carry
-            return _settle(body, given[:consts], given[consts:end], given[end:])
-        case "while":
-            start, consts = parameters["cond_nconsts"], parameters["body_nconsts"]
-            end = start + consts
-            return _settle(parameters["body_jaxpr"].jaxpr, given[start:end], given[end:], [])
-        case "cond":
-            branches = [_spread(branch.jaxpr, given[1:]) for branch in parameters["branches"]]
-            return [_union(masks) for masks in zip(*branches)]
-    inner = _called(equation)
-    return _spread(inner, given) if inner else [_union(given)] * len(equation.outvars)
-
-
-def _scan_inputs(parameters) -> tuple[int, int]:
-    """How many of a scan's inputs are constants, and how many carry; JAX 0.12 says it otherwise."""
-    if "num_consts" in parameters:
-        return parameters["num_consts"], parameters["num_carry"]
-    consts, carry, _ = (len(list(group)) for group in parameters["ft_in"].unpack())
-    return consts, carry
-
-
-def _settle(body, consts, carry, slices) -> list[int]:
-    """Through a loop: again until the carry's bits no longer grow."""
-    while True:
-        out = _spread(body, [*consts, *carry, *slices])
-        grown = [old | new for old, new in zip(carry, out)]
-        if grown == carry:
-            return [*grown, *out[len(carry) :]]
-        carry = grown
+def _needed(traced, outputs: list[bool]) -> list[bool]:
+    """Which of the tangents the chosen outputs need: the program without its dead code."""
+    jaxpr, count = traced
+    return dce_jaxpr(jaxpr, outputs)[1][:count]
 
 
 def _called(equation):

@@ -34,16 +34,46 @@ def split(tree):
     return [leaf for leaf, r in zip(leaves, real) if r], merge
 
 
+def wide(tree):
+    """The tree with float32 for half precision, in which a running mean or a sum stalls."""
+
+    def one(x):
+        narrow = is_real(x) and dtype_of(x).itemsize < 4
+        return jnp.asarray(x, jnp.float32) if narrow else x
+
+    return jax.tree.map(one, tree)
+
+
+def like(tree, reference):
+    """The tree in the dtypes of `reference`."""
+    return jax.tree.map(lambda x, r: x.astype(dtype_of(r)) if is_real(r) else x, tree, reference)
+
+
 def mix(share, old, new, latest):
     """share·old + (1 - share)·new on floating-point leaves; the others are `latest`'s.
 
-    Exact at share = 0, where it is `new` to the last bit (for finite `old`).
+    Exact at share = 0, where it is `new` to the last bit. In the dtypes of `old`, so that a mean
+    that begins `wide` stays so.
     """
 
     def one(a, b, c):
-        return b + jnp.asarray(share, dtype_of(b)) * (a - b) if is_real(b) else c
+        if not is_real(b):
+            return c
+        b, part = jnp.asarray(b, dtype_of(a)), jnp.asarray(share, dtype_of(a))
+        return between(part, a, b, b + part * (a - b))
 
     return jax.tree.map(one, old, new, latest)
+
+
+def between(share, a, b, mixed):
+    """`mixed`, which is share·a + (1 - share)·b, put right where an infinite end makes it nan.
+
+    Infinite weights are ordinary: the -inf of an attention mask, a best loss that begins at inf.
+    Where one end has the whole share it is that end, else the infinite one.
+    """
+    weighed = share * a + (1 - share) * b
+    end = jnp.where(share == 0, b, jnp.where(share == 1, a, weighed))
+    return jnp.where(jnp.isfinite(mixed), mixed, end)
 
 
 def shapes(tree):
@@ -61,6 +91,27 @@ def own(leaf):
     if jnp.issubdtype(dtype_of(leaf), jax.dtypes.extended):
         return jnp.copy(leaf)
     return jnp.array(leaf, dtype_of(leaf))
+
+
+def part(tree, which):
+    """Splits a tree into chosen leaves and a function that puts such leaves back.
+
+    Args:
+      which: a bool for each leaf.
+
+    Returns:
+      (chosen, merge): the tree itself where all are chosen, else a list; `merge(chosen)` is the
+      whole tree again, with the other leaves as they were.
+    """
+    if all(which):
+        return tree, lambda chosen: chosen
+    leaves, structure = jax.tree.flatten(tree)
+
+    def merge(chosen):
+        chosen = iter(chosen)
+        return structure.unflatten(next(chosen) if w else x for w, x in zip(which, leaves))
+
+    return [leaf for leaf, w in zip(leaves, which) if w], merge
 
 
 def is_finite(tree):

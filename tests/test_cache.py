@@ -127,3 +127,78 @@ def test_under_grad_and_vmap_it_is_compiled_once_too():
     with compilations() as compiled:
         gradient, rows = both()
     assert compiled == [] and gradient.shape == (3,) and rows.shape == (2,)
+
+
+SCALE = 1.0
+DATA = np.ones(3)
+
+
+class Model:
+    """An object whose method is a loss."""
+
+    def __init__(self):
+        self.scale = 1.0
+
+    def loss(self, w, h, batch):
+        return self.scale * jnp.sum((w - DATA) ** 2) * h
+
+
+def written_in_place():
+    DATA[:] += 1
+
+
+def test_what_a_function_reads_may_change_between_two_calls(monkeypatch):
+    """Globals, closed-over names, an object's attributes, an array written in place."""
+    model, closed = Model(), 1.0
+
+    def update(w, h, batch):
+        return w - 0.1 * closed * SCALE * jax.grad(model.loss)(w, h, batch)
+
+    problem = hd.Problem(update, model.loss)
+
+    def call(how):
+        return how(jnp.ones(()))
+
+    def hypergradient(h):
+        return hd.offline.one_step(problem, h, jnp.zeros(3), None, None, horizon=2).total
+
+    def check():
+        fresh = jax.jit(lambda h: hypergradient(h))
+        np.testing.assert_allclose(call(hypergradient), call(fresh), rtol=1e-14)
+        return float(call(hypergradient))
+
+    seen = [check()]
+    monkeypatch.setattr(f"{__name__}.SCALE", 3.0)
+    seen.append(check())
+    closed = 0.5
+    seen.append(check())
+    model.scale = 2.0
+    seen.append(check())
+    with compilations() as compiled:
+        assert float(call(hypergradient)) == seen[-1]
+    assert compiled == []
+    written_in_place()
+    seen.append(float(call(hypergradient)))
+    assert len(set(seen)) == 5
+
+
+def test_a_call_makes_no_array_on_the_host():
+    hparams, weights, batches, outer_batch = CASE[1:]
+    hd.offline.drmad(*CASE)
+    with jax.transfer_guard("disallow"):
+        hd.offline.drmad(CASE.problem, hparams, weights, batches, outer_batch)
+
+
+def test_under_vmap_nothing_is_kept():
+    hd.clear_cache()
+
+    def one(scale):
+        scaled = CASE.problem._replace(
+            outer_loss=lambda w, h, v: scale * CASE.problem.outer_loss(w, h, v)
+        )
+        return hd.offline.one_step(scaled, *CASE[1:]).total
+
+    with jax.checking_leaks():
+        mapped = jax.vmap(one)(jnp.arange(1.0, 3.0))
+    np.testing.assert_allclose(mapped[1], 2 * mapped[0], rtol=1e-12)
+    assert cache._program.cache_info().currsize == 0

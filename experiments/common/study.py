@@ -14,9 +14,9 @@ import hdistill as hd
 from experiments.common.distributed import spread
 from experiments.common.methods import Method
 from experiments.common.runs import numerics, spent
+from hdistill.files import differences, read_json
 from hdistill.training import NonFiniteLoss, RunFolder, shared_folder
 from hdistill.training import run as train
-from hdistill.training.files import differences, read_json
 from hdistill.training.processes import agreed
 
 

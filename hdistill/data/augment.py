@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hdistill.checks import check_count
+from hdistill.checks import check_count, describe
 from hdistill.data.pool import Examples
 
 
@@ -89,7 +89,12 @@ def draw_batch(key, examples: Examples, size: int, pad: int | None = 4):
     Raises:
       ValueError: a size below 1.
     """
-    size = check_count("size", size)
+    size, (images, labels) = check_count("size", size), examples
+    if len(images) != len(labels) or images.dtype != jnp.uint8:
+        raise ValueError(
+            f"examples: images {describe(images)} and labels {describe(labels)}; expected uint8 "
+            "[N, H, W, 3] from 0 to 255, and a label for each"
+        )
     index_key, augment_key = jax.random.split(key)
     index = jax.random.randint(index_key, (size,), 0, examples.labels.shape[0])
     images = examples.images[index]

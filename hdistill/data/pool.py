@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import zipfile
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hdistill.checks import check_count
+from hdistill.files import whole
 
 
 class Examples(NamedTuple):
@@ -51,8 +53,10 @@ class Pool:
                 f"labels: dtype {labels.dtype} and shape {labels.shape}; expected integers "
                 f"[{images.shape[0]}], one for each image"
             )
-        if not all(isinstance(name, str) for name in self.names):
-            raise ValueError(f"names={self.names!r}: expected a name for each class")
+        if not all(isinstance(name, str) and not name.endswith("\0") for name in self.names):
+            raise ValueError(
+                f"names={self.names!r}: expected a name for each class, without zeros at its end"
+            )
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self.names):
             raise ValueError(
                 f"labels: from {labels.min()} to {labels.max()}; expected 0..{len(self.names) - 1}"
@@ -68,6 +72,7 @@ class Pool:
         expected = "expected a pool, an .npz with images uint8 [N, H, W, 3], labels [N] and names"
         try:
             with np.load(path) as file:
+                _check_headers(path)
                 images, labels, names = file["images"], file["labels"], file["names"]
         except FileNotFoundError:
             raise
@@ -81,9 +86,8 @@ class Pool:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the pool, uncompressed, whole or not at all."""
-        partial = path.with_name(path.name + ".partial.npz")
-        np.savez(partial, images=self.images, labels=self.labels, names=np.array(self.names))
-        partial.replace(path)
+        with whole(path) as file:
+            np.savez(file, images=self.images, labels=self.labels, names=np.array(self.names))
 
     def by_class(self, classes) -> np.ndarray:
         """The images of the given classes, uint8 [classes, per class, H, W, 3].
@@ -98,6 +102,21 @@ class Pool:
                 f"classes={list(classes)}: expected as many images of each, found {sorted(sizes)}"
             )
         return self.images[np.stack(groups)]
+
+
+def _check_headers(path: pathlib.Path) -> None:
+    """The arrays fit each other by their headers, before any of them is read."""
+    shapes = {}
+    with zipfile.ZipFile(path) as file:
+        for name in ("images", "labels", "names"):
+            with file.open(f"{name}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+                shapes[name], _, dtype = read(member)
+                if name == "images" and (dtype != np.uint8 or len(shapes[name]) != 4):
+                    raise ValueError(f"images: dtype {dtype} and shape {shapes[name]}")
+    if shapes["labels"] != shapes["images"][:1] or shapes["images"][-1] != 3:
+        raise ValueError(f"shapes {shapes}")
 
 
 def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask:

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.tree import mix
+from hdistill.tree import mix, wide
 
 
 class Average(NamedTuple):
     """m_t = Σ_i ρ^(t-i) x_i / Σ_i ρ^(t-i).
 
     Attributes:
-      mean: m_t, of the structure of x.
+      mean: m_t, of the structure of x; of half precision in float32.
       weight: Σ_i ρ^(t-i), floating [].
     """
 
@@ -23,7 +23,7 @@ class Average(NamedTuple):
 
 def empty(like) -> Average:
     """Before the first x."""
-    return Average(optax.tree.zeros_like(like), jnp.zeros(()))
+    return Average(optax.tree.zeros_like(wide(like)), jnp.zeros(()))
 
 
 def extend(average: Average, x, memory: float) -> Average:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from hdistill.products import inner_pullback
-from hdistill.tree import vary_like
+from hdistill.tree import vary_like, wide
 
 
 class Pulled(NamedTuple):
@@ -15,7 +15,7 @@ class Pulled(NamedTuple):
 
     Attributes:
       alpha: the cotangent of the weights before the first step, a list.
-      total: g, what fell on λ.
+      total: g, what fell on λ; of half precision in float32, in which long sums do not stall.
       carry: the last carry of `visit`.
       outputs: of `visit`, stacked by t, not by s: s belongs to outputs[S - s].
     """
@@ -53,13 +53,13 @@ def backward(
         with the weights before it; what it adds to α is pulled back through the steps that remain.
       carry: its first carry.
     """
-    total = optax.tree.zeros_like(hparams) if total is None else total
+    total = optax.tree.zeros_like(wide(hparams)) if total is None else total
 
     def body(state, _):
         t, alpha, total, carry = state
         weights, batch = point_at(t), batch_at(t)
         alpha, direct = inner_pullback(problem, weights, hparams, batch, alpha)
-        total = optax.tree.add(total, direct)
+        total = optax.tree.add(total, wide(direct))
         outputs = None
         if visit:
             carry, alpha, outputs = visit(carry, t, weights, batch, alpha, total)

@@ -1,5 +1,6 @@
 """The types that every estimator shares, and what an online one is made with."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -15,9 +16,16 @@ from hdistill.checks import (
     check_weights,
 )
 from hdistill.hypergradient.fit import Fit
+from hdistill.hypergradient.moving import moving_leaves, only_moving
 from hdistill.meta_problem import meta_problem
 from hdistill.problem import Problem, PyTree
-from hdistill.problem_checks import check_functions, check_problem, warn_if_zero
+from hdistill.problem_checks import (
+    check_functions,
+    check_problem,
+    differentiating,
+    warn_if_zero,
+)
+from hdistill.tree import part
 
 
 class Hypergradient(NamedTuple):
@@ -156,14 +164,30 @@ def no_products():
     return jnp.zeros((), jnp.int32)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """For each leaf of the weights, whether Φ moves it (`moving`); static in a state."""
+
+    leaves: tuple[bool, ...]
+
+
+def _moving_part(transition: Transition, moved: Moved) -> Transition:
+    return transition._replace(
+        previous=part(transition.previous, moved.leaves)[0],
+        current=part(transition.current, moved.leaves)[0],
+    )
+
+
 def make_estimator(
     problem: Problem, depth: int, name: str, init, observe, estimate, fit=None, linear=False
 ):
     """An `Estimator` from unchecked functions; what it adds is the checks, made while tracing.
 
     Args:
-      init: `(signature, weights, hparams, batch) -> state`.
-      observe: `(state, transition, key) -> state`.
+      init: `(signature, weights, hparams, batch) -> state`. Here and below weights are those
+        leaves that Φ moves (`Moving`).
+      observe: `(problem, state, transition, key) -> state`.
       estimate: `(problem, state, transition) -> (Hypergradient, state)`, with a state that has
         observed the transition already.
       linear: whether the hypergradient is linear in the cotangent α, so that of the meta-problem it
@@ -175,7 +199,12 @@ def make_estimator(
         check_hparams(hparams)
         check_weights(weights)
         check_arrays("batch", batch)
-        return init((Signature.of(weights), Signature.of(hparams)), weights, hparams, batch)
+        try:
+            moved = Moved(moving_leaves(problem, hparams, weights, batch))
+        except Exception:  # `step` says what does not fit
+            moved = Moved((True,) * len(jax.tree.leaves(weights)))
+        signature = Signature.of(weights), Signature.of(hparams), moved
+        return init(signature, part(weights, moved.leaves)[0], hparams, batch)
 
     def checked_observe(state, transition, key):
         if not hasattr(state, "signature") or not isinstance(transition, Transition):
@@ -183,12 +212,13 @@ def make_estimator(
                 f"state is a {type(state).__name__}, transition a {type(transition).__name__}: "
                 f"expected the state of this {name}'s init and an hd.Transition"
             )
-        weights, hparams = state.signature
+        weights, hparams, moved = state.signature
         weights.check("transition.previous", transition.previous)
         weights.check("transition.current", transition.current)
         hparams.check("transition.hparams", transition.hparams)
         try:
-            return observe(state, transition, key)
+            here = only_moving(problem, transition.previous, moved.leaves).problem
+            return observe(here, state, _moving_part(transition, moved), key)
         except AttributeError as error:
             raise ValueError(
                 f"state is a {type(state).__name__}: expected the state of this {name}'s init"
@@ -202,13 +232,19 @@ def make_estimator(
     def step(state, transition, key):
         observed = checked_observe(state, transition, key)
         check(transition)
-        return estimate(problem, observed, transition)
+        return estimated(observed, transition, problem)
 
     def mean(states, transitions, keys):
         observed = jax.vmap(checked_observe, (0, SIDE_BY_SIDE, 0))(states, transitions, keys)
         first = jax.tree.map(lambda x: x[0], transitions._replace(hparams=None))
         check(first._replace(hparams=transitions.hparams))
-        return estimate(several, observed, transitions)
+        return estimated(observed, transitions, several)
+
+    def estimated(state, transition, problem):
+        moved = state.signature[2]
+        moving = only_moving(problem, transition.previous, moved.leaves)
+        with differentiating():
+            return estimate(moving.problem, state, _moving_part(transition, moved))
 
     several = meta_problem(problem)
     together = Together(step, checked_observe, mean) if linear else None

@@ -16,7 +16,7 @@ def mix_weights(gamma: float, decay_sum, old, new):
     Args:
       gamma: γ.
       decay_sum: S_{t-1}, floating [].
-      old: w*_{t-1}.
+      old: w*_{t-1}, half precision as float32.
       new: w_{t-1}; w* has its integer leaves (step counters).
 
     Returns:

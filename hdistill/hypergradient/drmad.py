@@ -11,6 +11,7 @@ from hdistill.hypergradient.line import walk
 from hdistill.hypergradient.outer_losses import outer_losses
 from hdistill.hypergradient.run_offline import ALL, Arguments, OfflineInfo, run_offline
 from hdistill.problem import Problem, PyTree
+from hdistill.tree import like
 
 
 @overload
@@ -134,4 +135,4 @@ def _drmad(problem, hparams, weights, batch_at, horizon, outer_batch, every, anc
     )
     values = losses.info(walked.earlier_losses, walked.loss)
     info = OfflineInfo(walked.final, values, 2 * losses.end - 1)
-    return Hypergradient(walked.first_order, pulled.total), info
+    return Hypergradient(walked.first_order, like(pulled.total, hparams)), info

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from hdistill.checks import Signature
-from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    Moved,
+    make_estimator,
+    no_products,
+    spend,
+)
 from hdistill.hypergradient.run_offline import (
     ALL,
     Arguments,
@@ -22,7 +29,7 @@ from hdistill.tree import dtype_of, split, vary_like
 class ForwardModeState(NamedTuple):
     """State of online forward mode."""
 
-    signature: tuple[Signature, Signature]  # of (weights, hparams)
+    signature: tuple[Signature, Signature, Moved]  # of weights and hparams; which leaves move
     products: jax.Array  # int32 []
     jacobian: list  # Z = dw/dλ: each floating-point leaf of the weights, [number of λ, *leaf]
 
@@ -103,7 +110,7 @@ def online_forward_mode(problem) -> Estimator:
     def init(signature, weights, hparams, batch):
         return ForwardModeState(signature, no_products(), _zero(weights, hparams))
 
-    def observe(state, transition, key):
+    def observe(problem, state, transition, key):
         previous, _, hparams, batch, _ = transition
         jacobian = _push(problem, previous, hparams, batch, state.jacobian)
         products = spend(state.products, _count(hparams))
@@ -140,5 +147,6 @@ def _push(problem, weights, hparams, batch, jacobian):
 def _contract(problem, weights, hparams, outer_batch, jacobian):
     loss, alpha, first_order = outer_pullback(problem, weights, hparams, outer_batch)
     flat, unravel = ravel_pytree(hparams)
-    response = sum(z.reshape(flat.size, -1) @ a.reshape(-1) for z, a in zip(jacobian, alpha))
+    parts = [z.reshape(flat.size, -1) @ a.reshape(-1) for z, a in zip(jacobian, alpha)]
+    response = sum(parts, start=jnp.zeros(flat.size, flat.dtype))
     return loss, Hypergradient(first_order, unravel(response.astype(flat.dtype)))

@@ -6,15 +6,22 @@ import jax
 import optax
 
 from hdistill.checks import Signature, check_gamma
-from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    Moved,
+    make_estimator,
+    no_products,
+    spend,
+)
 from hdistill.products import hparams_pullback, outer_pullback
-from hdistill.tree import scale
+from hdistill.tree import is_finite, like, scale, select, wide
 
 
 class GreedyState(NamedTuple):
     """State of the greedy estimator."""
 
-    signature: tuple[Signature, Signature]  # of (weights, hparams)
+    signature: tuple[Signature, Signature, Moved]  # of weights and hparams; which leaves move
     products: jax.Array  # int32 []
     total: object  # Σ_i γ^(t-i) α_i B_i, of the structure of λ
 
@@ -47,14 +54,17 @@ def online_greedy(problem, *, gamma: float = 0.9) -> Estimator:
     gamma = check_gamma(gamma)
 
     def init(signature, weights, hparams, batch):
-        return GreedyState(signature, no_products(), optax.tree.zeros_like(hparams))
+        return GreedyState(signature, no_products(), optax.tree.zeros_like(wide(hparams)))
 
     def estimate(problem, state, transition):
         previous, current, hparams, batch, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
-        latest = hparams_pullback(problem, previous, hparams, batch, alpha)
-        total = optax.tree.add(scale(gamma, state.total), latest)
-        state = state._replace(total=total, products=spend(state.products, 1))
-        return Hypergradient(first_order, total), state
+        latest = wide(hparams_pullback(problem, previous, hparams, batch, alpha))
+        earlier = scale(gamma, state.total)
+        total = optax.tree.add(earlier, latest)
+        # One bad outer batch spoils its own step, and is not remembered.
+        kept = select(is_finite(latest), total, earlier)
+        state = state._replace(total=kept, products=spend(state.products, 1))
+        return Hypergradient(first_order, like(total, hparams)), state
 
-    return make_estimator(problem, 1, "greedy", init, lambda state, *_: state, estimate)
+    return make_estimator(problem, 1, "greedy", init, lambda problem, state, *_: state, estimate)

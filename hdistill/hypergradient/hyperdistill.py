@@ -8,20 +8,27 @@ import jax
 import jax.numpy as jnp
 
 from hdistill.checks import Signature, check_gamma
-from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    Moved,
+    make_estimator,
+    no_products,
+    spend,
+)
 from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights
 from hdistill.hypergradient.size import size_fit
 from hdistill.products import hparams_pullback, outer_pullback
-from hdistill.tree import scale, unit
+from hdistill.tree import like, scale, unit, wide
 
 
 class HyperDistillState(NamedTuple):
     """State of HyperDistill."""
 
-    signature: tuple[Signature, Signature]  # of (weights, hparams)
+    signature: tuple[Signature, Signature, Moved]  # of weights and hparams; which leaves move
     products: jax.Array  # int32 []
     theta: jax.Array  # θ of Eq. 15, floating []; 1 until replaced by a fitted one
-    weights: object  # w*_t, of the structure of w
+    weights: object  # w*_t, of the structure of w; half precision as float32
     batch: object  # D*_t, of the structure of a batch
     decay_sum: jax.Array  # S_t = 1 + γ + … + γ^(t-1), floating []
 
@@ -89,12 +96,12 @@ def online_hyperdistill(
             signature,
             products=no_products(),
             theta=jnp.ones(()),
-            weights=jax.tree.map(jnp.asarray, weights),
+            weights=jax.tree.map(jnp.asarray, wide(weights)),
             batch=check_batch(batch),
             decay_sum=jnp.zeros(()),
         )
 
-    def observe(state, transition, key):
+    def observe(problem, state, transition, key):
         Signature.of(state.batch).check("transition.batch", transition.batch)
         weights, share, decay_sum = mix_weights(
             gamma, state.decay_sum, state.weights, transition.previous
@@ -108,7 +115,8 @@ def online_hyperdistill(
     def estimate(problem, state, transition):
         _, current, hparams, _, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
-        v = hparams_pullback(problem, state.weights, hparams, state.batch, alpha)
+        point = like(state.weights, current)
+        v = hparams_pullback(problem, point, hparams, state.batch, alpha)
         if fitted:  # tasks side by side have one θ and one S_t
             second_order = scale(jnp.mean(state.theta * state.decay_sum), v)
         else:

@@ -14,7 +14,7 @@ from hdistill.hypergradient.last_step import LastStep, offline_last_step, online
 from hdistill.hypergradient.run_offline import Arguments, OfflineInfo
 from hdistill.problem import Problem, PyTree
 from hdistill.products import differentiable, hparams_pullback
-from hdistill.tree import vary_like
+from hdistill.tree import like, vary_like
 
 
 @overload
@@ -154,6 +154,8 @@ def _method(solver: str, terms: int) -> LastStep:
 def _last_step(solver: str, terms: int) -> LastStep:
     def second_order(problem, previous, hparams, batch, alpha):
         phi, real = differentiable(problem, previous, batch)
+        if not real:  # integer weights: nothing responds to λ
+            return optax.tree.zeros_like(hparams), 0
         x, products = _SOLVERS[solver](phi, real, hparams, alpha, terms)
         return hparams_pullback(problem, previous, hparams, batch, x), products
 
@@ -191,12 +193,19 @@ def _cg(phi, point, hparams, alpha, terms):
     def right(x):  # (I - A)ᵀ x
         return optax.tree.sub(x, inside(pull(x)[0]))
 
-    # Iterates to the last digit or `terms`, whichever comes first.
-    tolerance = jnp.finfo(jnp.result_type(*alpha)).eps
+    # In one dtype, of no less than 32 bits; to the last digit or `terms`, whichever comes first.
+    dtype = jnp.result_type(jnp.float32, *alpha)
+
+    def up(tree):
+        return [x.astype(dtype) for x in tree]
+
     solution, _ = jax.scipy.sparse.linalg.cg(
-        lambda x: left(right(x)), left(inside(alpha)), tol=tolerance, maxiter=terms
+        lambda x: up(left(right(like(x, alpha)))),
+        up(left(inside(alpha))),
+        tol=jnp.finfo(dtype).eps,
+        maxiter=terms,
     )
-    return solution, 2 * terms + 2 + pushes
+    return like(solution, alpha), 2 * terms + 2 + pushes
 
 
 def _exact(phi, point, hparams, alpha, terms):

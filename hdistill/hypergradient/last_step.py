@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from hdistill.checks import Signature
-from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    Moved,
+    make_estimator,
+    no_products,
+    spend,
+)
 from hdistill.hypergradient.run_offline import Arguments, OfflineInfo, run_offline
 from hdistill.problem import Problem, PyTree, run
 from hdistill.products import outer_pullback
@@ -16,7 +23,7 @@ from hdistill.products import outer_pullback
 class LastStepState(NamedTuple):
     """State of an estimator that remembers nothing of earlier steps."""
 
-    signature: tuple[Signature, Signature]  # of (weights, hparams)
+    signature: tuple[Signature, Signature, Moved]  # of weights and hparams; which leaves move
     products: jax.Array  # int32 []
 
 
@@ -63,7 +70,7 @@ def online_last_step(method: LastStep, problem: Problem) -> Estimator:
         state = state._replace(products=spend(state.products, products))
         return Hypergradient(first_order, second_order), state
 
-    def observe(state, transition, key):
+    def observe(problem, state, transition, key):
         return state
 
     name, depth, _, linear = method

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from hdistill.hypergradient.outer_losses import OuterLosses
-from hdistill.reach import reaching_weights, unchanged
-from hdistill.tree import dtype_of, is_real, split, vary_like
+from hdistill.reach import reaching_weights
+from hdistill.tree import between, dtype_of, is_real, split, vary_like
 
 
 class Walk(NamedTuple):
@@ -38,10 +38,9 @@ class Walk(NamedTuple):
 def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses, anchors=1) -> Walk:
     """Runs the inner optimisation, with the outer losses and their gradients on the way.
 
-    Leaves that take no derivative (step counters, keys) are on the line those of the true w_t:
-    w_0's where Φ hands them on as they are, and stored elsewhere.
+    Leaves that take no derivative (step counters, keys) are on the line those of the true w_t.
     """
-    stored = _stored_leaves(problem, hparams, weights, batch_at)
+    stored = [not is_real(leaf) for leaf in jax.tree.leaves(weights)]
     bends = np.array([-(-j * horizon // anchors) for j in range(anchors + 1)], np.int32)  # ⌈jT/k⌉
 
     def step(carry, _):
@@ -88,7 +87,7 @@ def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses,
 
     return Walk(
         final,
-        _line(weights, final, corners, bends, [_joined(x) for x in zip(*parts)], stored),
+        _line(weights, final, corners, bends, [_joined(x) for x in zip(*parts)]),
         loss,
         alpha,
         earlier[0],
@@ -97,8 +96,8 @@ def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses,
     )
 
 
-def _line(first, final, corners, bends, true, stored):
-    """t -> ŵ_t between the corners, with the leaves of w_t that are `stored`."""
+def _line(first, final, corners, bends, true):
+    """t -> ŵ_t between the corners, with the leaves of the true w_t that take no derivative."""
     ends = corners or [jnp.asarray(x)[None] for x in split(final)[0]]  # of the pieces, [k, ...]
 
     def point_at(t):
@@ -106,27 +105,21 @@ def _line(first, final, corners, bends, true, stored):
         begin, end = (jnp.asarray(bends)[piece + i] for i in (0, 1))
         at_t, pieces = iter([x[t] for x in true]), iter(ends)
 
-        def between(x, stored):
+        def on_line(x):
             if not is_real(x):
-                return next(at_t) if stored else x
+                return next(at_t)
             corner, dtype = next(pieces), dtype_of(x)
             wide = jnp.promote_types(dtype, jnp.float32)  # half precision counts to 256
             walked, whole = (jnp.asarray(steps, wide) for steps in (t - begin, end - begin))
             share = (walked / whole).astype(dtype)
             start = x if len(bends) == 2 else jnp.where(piece == 0, x, corner[piece - 1])
-            return (1 - share) * start + share * corner[piece]
+            target = corner[piece]
+            return between(share, target, start, (1 - share) * start + share * target)
 
         leaves, structure = jax.tree.flatten(first)
-        return structure.unflatten([between(*pair) for pair in zip(leaves, stored)])
+        return structure.unflatten(map(on_line, leaves))
 
     return point_at
-
-
-def _stored_leaves(problem, hparams, weights, batch_at) -> list[bool]:
-    """Which leaves take no derivative and are not handed on as they are."""
-    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
-    same = unchanged(problem, hparams, weights, batch)
-    return [not (is_real(leaf) or fixed) for leaf, fixed in zip(jax.tree.leaves(weights), same)]
 
 
 def _chosen(leaves, which) -> list:

@@ -9,12 +9,19 @@ import optax
 
 from hdistill.checks import Signature, check_count, check_flag, check_memory
 from hdistill.hypergradient.backward import Pulled, backward
-from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    Moved,
+    make_estimator,
+    no_products,
+    spend,
+)
 from hdistill.hypergradient.outer_losses import outer_losses
 from hdistill.hypergradient.run_offline import ALL, Arguments, OfflineInfo, run_offline
 from hdistill.problem import Problem, PyTree, run
 from hdistill.products import inner_pullback, outer_pullback
-from hdistill.tree import nbytes
+from hdistill.tree import like, nbytes, wide
 
 
 @overload
@@ -122,7 +129,13 @@ def reverse_mode(
     arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon, every)
     options = arguments.every, checkpoint, window
     return run_offline(
-        _reverse_mode, "reverse_mode", window or ALL, arguments, return_info, *options
+        _reverse_mode,
+        "reverse_mode",
+        window or ALL,
+        arguments,
+        return_info,
+        *options,
+        start=window is None,
     )
 
 
@@ -159,13 +172,14 @@ def _reverse_mode(
         return first_order, alpha, value
 
     visit = add_loss if losses.number > 1 else None
-    pulled = pull(alpha, optax.tree.zeros_like(hparams), first_order, visit)
+    pulled = pull(alpha, optax.tree.zeros_like(wide(hparams)), first_order, visit)
     final, _ = run(problem, hparams, last, batch_at, horizon - losses.end, losses.end)
     between = None  # the losses from `begin` to the last; outputs[i] is of w_(begin + i)
     if visit:
         between = pulled.outputs[losses.every - begin % losses.every :: losses.every]
-    info = OfflineInfo(final, losses.info(early, between, loss), 2 * (losses.end - begin) - 1)
-    return Hypergradient(pulled.carry, pulled.total), info
+    values, products = losses.info(early, between, loss), 2 * (losses.end - begin) - 1
+    info = OfflineInfo(final, values, products, start=pulled.alpha)
+    return Hypergradient(pulled.carry, like(pulled.total, hparams)), info
 
 
 def _stored(problem, hparams, start, batch_at, steps, first):
@@ -226,7 +240,7 @@ def _checkpointed(problem, hparams, start, batch_at, steps, first):
 class ReverseModeState(NamedTuple):
     """State of online reverse mode: a ring of the last K transitions."""
 
-    signature: tuple[Signature, Signature]  # of (weights, hparams)
+    signature: tuple[Signature, Signature, Moved]  # of weights and hparams; which leaves move
     products: jax.Array  # int32 []
     weights: object  # w_{t-1} of the last K steps, each leaf [K, ...]
     batches: object  # D_t of the last K steps, each leaf [K, ...]
@@ -275,7 +289,7 @@ def online_reverse_mode(problem, *, window: int) -> Estimator:
         rings = jax.tree.map(ring, (weights, batch))
         return ReverseModeState(signature, no_products(), *rings, none, none)
 
-    def observe(state, transition, key):
+    def observe(problem, state, transition, key):
         def put(name, ring, item):
             Signature.of(jax.tree.map(lambda r: r[0], ring)).check(name, item)
             return jax.tree.map(lambda r, x: r.at[state.place].set(x), ring, item)
@@ -306,13 +320,14 @@ def online_reverse_mode(problem, *, window: int) -> Estimator:
             alpha, total = carry
             point, batch = (take(r, span - 1 - s) for r in (trajectory, state.batches))
             alpha, direct = inner_pullback(problem, point, hparams, batch, alpha)
-            return alpha, optax.tree.add(total, direct)
+            return alpha, optax.tree.add(total, wide(direct))
 
         start = (take(state.weights, 0), state.weights)
         current, trajectory = jax.lax.fori_loop(0, span, advance, start)
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
-        zero = optax.tree.zeros_like(hparams)
-        _, second_order = jax.lax.fori_loop(0, span, pull, (alpha, zero))
+        zero = optax.tree.zeros_like(wide(hparams))
+        _, total = jax.lax.fori_loop(0, span, pull, (alpha, zero))
+        second_order = like(total, hparams)
         state = state._replace(products=spend(state.products, 2 * span - 1))
         return Hypergradient(first_order, second_order), state
 

@@ -8,12 +8,19 @@ import optax
 
 from hdistill.checks import Signature, check_gamma, check_positive
 from hdistill.hypergradient.average import Average, empty, extend
-from hdistill.hypergradient.base import Estimator, Hypergradient, make_estimator, no_products, spend
+from hdistill.hypergradient.base import (
+    Estimator,
+    Hypergradient,
+    Moved,
+    make_estimator,
+    no_products,
+    spend,
+)
 from hdistill.hypergradient.distill import mix_weights, mix_weights_back
 from hdistill.hypergradient.fit import Fit
 from hdistill.hypergradient.size import Term, measure_sizes, size_products
 from hdistill.products import hparams_pullback, outer_pullback
-from hdistill.tree import is_finite, scale, select
+from hdistill.tree import is_finite, like, scale, select, wide
 
 NEGLIGIBLE = 1e-3  # a ‖g^FO‖ below this share of ‖g^SO‖ says nothing of how long g^SO may be
 
@@ -33,10 +40,10 @@ class RobustSize(NamedTuple):
 class RobustState(NamedTuple):
     """State of robust HyperDistill."""
 
-    signature: tuple[Signature, Signature]  # of (weights, hparams)
+    signature: tuple[Signature, Signature, Moved]  # of weights and hparams; which leaves move
     products: jax.Array  # int32 []
     theta: RobustSize
-    weights: object  # w*_t, of the structure of w
+    weights: object  # w*_t, of the structure of w; half precision as float32
     decay_sum: jax.Array  # S_t, floating []
     steps: jax.Array  # t, int32 []
     average: Average  # m_t, and the same mean of ‖S_i v_i‖
@@ -104,13 +111,13 @@ def online_robust_hyperdistill(
             signature,
             products=no_products(),
             theta=RobustSize(jnp.ones(()), jnp.full((), jnp.inf)),
-            weights=jax.tree.map(jnp.asarray, weights),
+            weights=jax.tree.map(jnp.asarray, wide(weights)),
             decay_sum=jnp.zeros(()),
             steps=jnp.zeros((), jnp.int32),
-            average=empty((hparams, optax.tree.norm(hparams))),
+            average=empty((hparams, optax.tree.norm(wide(hparams)))),
         )
 
-    def observe(state, transition, key):
+    def observe(problem, state, transition, key):
         weights, _, decay_sum = mix_weights(
             gamma, state.decay_sum, state.weights, transition.previous
         )
@@ -119,7 +126,8 @@ def online_robust_hyperdistill(
     def estimate(problem, state, transition):
         _, current, hparams, batch, outer_batch = transition
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
-        v = hparams_pullback(problem, state.weights, hparams, batch, alpha)
+        point = like(state.weights, current)
+        v = wide(hparams_pullback(problem, point, hparams, batch, alpha))
         state = state._replace(products=spend(state.products, 1))
         product = scale(state.decay_sum, v)
         state = _remember(state, product, memory)
@@ -133,7 +141,7 @@ def online_robust_hyperdistill(
         second_order = jax.tree.map(
             lambda x: jnp.where(missing, norm.astype(x.dtype), x), bounded.second_order
         )
-        return bounded._replace(second_order=second_order), state
+        return bounded._replace(second_order=like(second_order, hparams)), state
 
     def measure(*arguments):
         x, y, norm = measure_sizes(problem, averaged_term(gamma, memory), *arguments)
@@ -148,12 +156,12 @@ def averaged_term(gamma: float, memory: float) -> Term:
     """m_s along DrMAD's pass back: the ρ-decayed mean of S_i v_i, at D_i."""
 
     def start(hparams, point, batch):
-        return point, jnp.zeros(()), empty(hparams)
+        return wide(point), jnp.zeros(()), empty(hparams)
 
     def step(carry, key, point, batch, pull):
         weights, before, average = carry
         weights, _, decay_sum = mix_weights_back(gamma, before, weights, point)
-        average = extend(average, scale(decay_sum, pull(weights, batch)), memory)
+        average = extend(average, scale(decay_sum, wide(pull(weights, batch))), memory)
         return average.mean, (weights, decay_sum, average)
 
     return Term(start, step)

@@ -12,10 +12,11 @@ from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights_back
 from hdistill.hypergradient.fit import Fit
 from hdistill.hypergradient.line import walk
+from hdistill.hypergradient.moving import moving_leaves, only_moving
 from hdistill.hypergradient.outer_losses import outer_losses
 from hdistill.hypergradient.run_offline import Arguments, open_offline
 from hdistill.products import hparams_pullback
-from hdistill.tree import scale, unit
+from hdistill.tree import like, scale, unit, wide
 
 
 class SizeSamples(NamedTuple):
@@ -113,13 +114,13 @@ def literal_term(gamma: float, mixing: str) -> Term:
     """S_s v_s of Algorithm 4."""
 
     def start(hparams, point, batch):
-        return point, check_batch(batch), jnp.zeros(())
+        return wide(point), check_batch(batch), jnp.zeros(())
 
     def step(carry, key, point, batch, pull):
         weights, mixed, before = carry
         weights, share, decay_sum = mix_weights_back(gamma, before, weights, point)
         mixed = mix_batches(key, share, mixed, batch, mixing)
-        return scale(decay_sum, pull(weights, mixed)), (weights, mixed, decay_sum)
+        return scale(decay_sum, wide(pull(weights, mixed))), (weights, mixed, decay_sum)
 
     return Term(start, step)
 
@@ -147,12 +148,15 @@ def least_squares(statistics):
 
 def measure_sizes(problem, term: Term, hparams, weights, batch_at, horizon, outer_batch, key):
     """(x, y, ‖g_s^SO‖), each [T]: `fit_size`'s samples for a term, unchecked, and the norms."""
+    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+    moved = moving_leaves(problem, hparams, weights, batch)
+    problem, weights, _ = only_moving(problem, weights, moved)
     losses = outer_losses(horizon, outer_batch, every=None)
     walked = walk(problem, hparams, weights, batch_at, horizon, losses)
     alpha, point_at = walked.alpha, walked.point_at
 
-    def pull(weights, batch):
-        return hparams_pullback(problem, weights, hparams, batch, alpha)
+    def pull(point, batch):
+        return hparams_pullback(problem, like(point, weights), hparams, batch, alpha)
 
     def visit(carry, t, point, batch, cotangent, second_order):
         vector, carry = term.step(carry, jax.random.fold_in(key, t), point, batch, pull)

@@ -1,11 +1,13 @@
 """Meta-test: adapt to each of many tasks with λ and φ at rest, and measure."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from hdistill.batches import traced
 from hdistill.cache import compiled, is_tracing
 from hdistill.checks import (
     check_arrays,
@@ -88,7 +90,9 @@ def evaluate(
         check_calls("metric", metric, "(weights, hparams, task)")
     key = jax.random.key(0) if key is None else key
     check_key(key)
-    numbered(sample_inner)  # which checks it; the function itself tells one program from another
+    numbered(
+        "sample_inner", sample_inner
+    )  # which checks it; the function itself tells one program from another
     parts = None if devices is None else _local(devices, batch_size, count)
     given = jax.random.split(key, count), stacked
     static = problem, horizon, metric, sample_inner
@@ -119,14 +123,24 @@ def _drawn(draw):
 
     def one(key, task):
         task_key, inner_key = jax.random.split(key)
-        return (task if draw is None else draw(task_key)), inner_key
+        if draw is None:
+            return task, inner_key
+        with traced("tasks(key)", "the key is traced"):
+            task = draw(task_key)
+        if not any(isinstance(leaf, type(task_key)) for leaf in jax.tree.leaves(task)):
+            warnings.warn(
+                "tasks(key) does not depend on its key: every task is the same (draw with the key, "
+                "by jax.random, not by NumPy)",
+                stacklevel=2,
+            )
+        return task, inner_key
 
     return one
 
 
 def _adapted(problem, horizon, metric, sample_inner):
     """(λ, φ, task, key) -> the metric after an inner optimisation."""
-    sample = numbered(sample_inner)
+    sample = numbered("sample_inner", sample_inner)
 
     def one(hparams, weights, task, key):
         def batch_at(t):

@@ -4,6 +4,7 @@ import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import optax
 
 from hdistill.checks import check_positive
@@ -18,19 +19,21 @@ class Initialization(NamedTuple):
 
     Attributes:
       gradient: `(problem, initial, final, hparams, outer_batch) -> list`, one array for each
-        floating-point leaf of φ's parameters.
+        floating-point leaf of φ's parameters; None where it is the exact one, `OfflineInfo.start`.
       optimizer: optax transformation that applies the mean of those gradients.
 
     Of `InnerState` weights only the parameters learn: each inner optimisation starts with the
     optimizer state that `learner.init` was given.
     """
 
-    gradient: Callable
+    gradient: Callable | None
     optimizer: optax.GradientTransformation
 
 
 def reptile(learning_rate: float = 1.0) -> Initialization:
     """φ ← φ + learning_rate · mean over tasks of (w_T - φ) (Nichol et al. 2018).
+
+    Infinite entries of φ (the -inf of an attention mask, a best loss that begins at inf) stay.
 
     Examples:
       >>> learner = hd.learner(
@@ -51,9 +54,42 @@ def reptile(learning_rate: float = 1.0) -> Initialization:
     check_positive("learning_rate", learning_rate)
 
     def gradient(problem, initial, final, hparams, outer_batch):
-        return optax.tree.sub(params_of(initial), params_of(final))
+        pairs = zip(params_of(initial), params_of(final))
+        return [jnp.where(jnp.isinf(before), 0, before - after) for before, after in pairs]
 
     return Initialization(gradient, optax.sgd(learning_rate))
+
+
+def maml(optimizer: optax.GradientTransformation | float) -> Initialization:
+    """φ moves along the exact mean of dL_val(w_T(φ), λ)/dφ (MAML, Finn et al. 2017).
+
+        dL_val/dφ = α_T A_T ... A_1
+
+    the last cotangent of reverse mode, so that it costs nothing beside `hd.offline.reverse_mode`,
+    the estimator that it needs (without a window, and without a surrogate for the exact one). With
+    `every=n` of the learner it is the derivative of the sum of the losses at w_n, w_2n, ..., as in
+    MAML++ (Antoniou et al. 2019) with equal weights.
+
+    Examples:
+      >>> learner = hd.learner(
+      ...     problem,
+      ...     hd.offline.reverse_mode,
+      ...     hyper_optimizer=optax.adam(0.1),
+      ...     initialization=hd.maml(optax.adam(1e-3)),
+      ...     horizon=20,
+      ... )
+      >>> state = learner.init(jax.random.key(0), hparams, weights)
+      >>> state, info = learner.step(state, tasks)
+      >>> print(state.weights.params)
+      [1. 1. 1.]
+
+    Args:
+      optimizer: optax transformation for φ, or the learning rate of plain SGD.
+
+    Raises:
+      ValueError: neither; from `hd.learner`, another estimator.
+    """
+    return Initialization(None, _optimizer(optimizer))
 
 
 def fomaml(optimizer: optax.GradientTransformation | float) -> Initialization:
@@ -78,15 +114,19 @@ def fomaml(optimizer: optax.GradientTransformation | float) -> Initialization:
     Raises:
       ValueError: neither.
     """
-    if isinstance(optimizer, numbers.Number | str | None):
-        optimizer = optax.sgd(check_positive("optimizer", optimizer))
-    check_optimizer("optimizer", optimizer)
 
     def gradient(problem, initial, final, hparams, outer_batch):
         _, alpha, _ = outer_pullback(problem, final, hparams, outer_batch)
         return params_of(split(final)[1](alpha))
 
-    return Initialization(gradient, optimizer)
+    return Initialization(gradient, _optimizer(optimizer))
+
+
+def _optimizer(optimizer) -> optax.GradientTransformation:
+    if isinstance(optimizer, numbers.Number | str | None):
+        return optax.sgd(check_positive("optimizer", optimizer))
+    check_optimizer("optimizer", optimizer)
+    return optimizer
 
 
 def params_of(weights) -> list:

@@ -1,6 +1,6 @@
 """One inner optimisation of a meta-batch of tasks, λ moving inside it or at its end."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from hdistill.learners.plan import MetaBatch, Plan, draw, drawn_with, keys_of_st
 from hdistill.meta_problem import meta_problem
 from hdistill.problem import PyTree
 from hdistill.problem_checks import transform
-from hdistill.tree import is_finite, select
+from hdistill.tree import is_finite, select, split
 
 
 class LearnerInfo(NamedTuple):
@@ -32,6 +32,8 @@ class LearnerInfo(NamedTuple):
       products: Jacobian products of Φ spent for each task, a fit of θ included, int32 [], at most
         2³¹ - 1.
       hparams: λ after the last step.
+      tasks_finite: whether each task's w_T is free of nan, and of infinities that w_0 has not, bool
+        [tasks], of all devices. A task that diverges spoils the mean of all.
     """
 
     outer_loss: jax.Array
@@ -43,6 +45,7 @@ class LearnerInfo(NamedTuple):
     second_order_norm: jax.Array
     products: jax.Array
     hparams: PyTree
+    tasks_finite: jax.Array
 
 
 class Step(NamedTuple):
@@ -55,8 +58,26 @@ class Step(NamedTuple):
     second_order_norm: jax.Array
 
 
+class Loop(NamedTuple):
+    """What an inner optimisation leaves.
+
+    Attributes:
+      state: with λ and its optimizer moved.
+      final: w_T of each task, stacked.
+      steps: a `Step` stacked.
+      products: spent by a task at most, int32 [].
+      start: the mean derivative of the outer loss in φ, None of a method that has none.
+    """
+
+    state: Any
+    final: PyTree
+    steps: Step
+    products: jax.Array
+    start: PyTree = None
+
+
 def online_loop(plan: Plan, state, batch: MetaBatch):
-    """T inner steps from φ, λ moving inside. Returns (state, w_T of each task, steps, products)."""
+    """T inner steps from φ, λ moving inside. Returns a `Loop`."""
     weights, hparams = batch.vary((state.weights, state.hparams))
 
     def start(task, key):
@@ -64,7 +85,7 @@ def online_loop(plan: Plan, state, batch: MetaBatch):
 
     starts = jax.vmap(start)(batch.tasks, batch.keys)
     state, (final, _), *measured = advance(plan, state, starts, batch)
-    return state, final, *measured
+    return Loop(state, final, *measured)
 
 
 def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
@@ -146,8 +167,8 @@ def move_hparams(plan: Plan, hparams, hyper_state, hyper, loss):
     )
     after = optax.apply_updates(hparams, updates), new_state
     finite, moved = is_finite(total), jnp.array(True)
-    if plan.nonfinite == "keep":
-        moved, before = finite, (hparams, hyper_state)
+    if plan.nonfinite == "keep":  # a finite hypergradient too may move λ beyond the largest number
+        moved, before = finite & is_finite(after[0]), (hparams, hyper_state)
         # Not `jnp.where`: the compiler would fuse that with the step and round the step otherwise.
         after = jax.lax.cond(moved, lambda new, old: new, lambda new, old: old, after, before)
     norms = optax.tree.norm(hyper.first_order), optax.tree.norm(hyper.second_order)
@@ -161,15 +182,15 @@ def offline_loop(plan: Plan, state, batch: MetaBatch):
     if plan.every is not None:
         options["every"] = plan.every
     of_tasks = _together if plan.is_linear else _one_by_one
-    (hyper, loss), final, products = of_tasks(plan, hparams, weights, batch, options)
+    hyper, loss, start, final, products = of_tasks(plan, hparams, weights, batch, options)
     hparams, hyper_state, step = move_hparams(plan, state.hparams, state.hyper_state, hyper, loss)
     state = state._replace(hparams=hparams, hyper_state=hyper_state)
     steps = Step(*(jnp.atleast_1d(x) for x in step))
-    return state, final, steps, batch.largest(products).astype(jnp.int32)
+    return Loop(state, final, steps, batch.largest(products).astype(jnp.int32), start)
 
 
 def _together(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
-    """((mean hypergradient, mean loss), w_T of each task, products) of one pass over all tasks."""
+    """(mean hypergradient, mean loss, mean start, w_T of each task, products) of one pass."""
 
     def drawn(t):
         each = jax.vmap(lambda task, key: draw(plan, key, task, t)[:2])
@@ -181,7 +202,9 @@ def _together(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
     hyper, info = plan.estimator(
         meta_problem(plan.problem), hparams, starts, lambda t: drawn(t)[0], outer_batch, **options
     )
-    return batch.mean_of_devices((hyper, info.outer_loss)), info.weights, info.products
+    start = jax.tree.map(lambda x: jnp.sum(x, axis=0), info.start)  # of the mean loss
+    means = batch.mean_of_devices((hyper, info.outer_loss, start))
+    return *means, info.weights, info.products
 
 
 def _one_by_one(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
@@ -196,19 +219,29 @@ def _one_by_one(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
         return plan.estimator(plan.problem, hparams, weights, batches, outer_batch, **options)
 
     hyper, info = jax.vmap(one)(batch.tasks, batch.keys)
-    return batch.mean((hyper, info.outer_loss)), info.weights, info.products
+    means = batch.mean((hyper, info.outer_loss, info.start))
+    return *means, info.weights, info.products
 
 
-def summarize(plan: Plan, state, status, fit_cost, steps: Step, products) -> LearnerInfo:
-    """The info of one inner optimisation."""
+def summarize(plan: Plan, before, status, fit_cost, loop: Loop, batch: MetaBatch) -> LearnerInfo:
+    """The info of one inner optimisation; `before` are the weights that it began with."""
+    state = loop.state
     theta = plan.fit.size(state.theta) if plan.fit else state.theta
+    sound = jax.vmap(lambda final: _as_finite(final, before))(loop.final)
     return LearnerInfo(
-        **steps._asdict(),
+        **loop.steps._asdict(),
         theta=theta,
         fit=status,
-        products=spend(products, fit_cost),
+        products=spend(loop.products, fit_cost),
         hparams=state.hparams,
+        tasks_finite=batch.gathered(sound),
     )
+
+
+def _as_finite(weights, before):
+    """Whether every entry is finite, or infinite as it was before, bool []."""
+    pairs = zip(split(weights)[0], split(before)[0])
+    return jnp.all(jnp.stack([(jnp.isfinite(x) | (x == y)).all() for x, y in pairs] or [True]))
 
 
 def outer_losses(problem, transition_of):
@@ -244,7 +277,8 @@ def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
         key = jax.random.fold_in(key, plan.horizon)
         batch_at = redraw(plan, key, task, before)
         outer_key, mix_key = jax.random.split(jax.random.fold_in(key, plan.horizon))
-        outer_batch = plan.sample_outer(outer_key, task)
+        last = before + jnp.int32(plan.horizon - 1)
+        outer_batch = plan.sample_outer(outer_key, task, last)
         return fit.measure(hparams, weights, batch_at, plan.horizon, outer_batch, mix_key)
 
     given = hparams, weights, batch.tasks, batch.keys

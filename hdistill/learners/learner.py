@@ -22,17 +22,27 @@ from hdistill.hypergradient.base import Estimator
 from hdistill.learners.initialization import Initialization, params_of, with_params
 from hdistill.learners.inner_loop import (
     LearnerInfo,
+    Loop,
     fit_theta,
     offline_loop,
     online_loop,
     summarize,
     theta_before,
 )
-from hdistill.learners.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
+from hdistill.learners.plan import (
+    MetaBatch,
+    Plan,
+    draw,
+    first_half,
+    make_plan,
+    samplers_with_data,
+    second_half,
+    with_samplers,
+)
 from hdistill.problem import Problem, PyTree
-from hdistill.problem_checks import begin, check_problem, transform
+from hdistill.problem_checks import begin, check_problem, differentiating, transform
 from hdistill.sharding import on_auto_axes
-from hdistill.tree import own, shapes
+from hdistill.tree import own, select, shapes
 
 
 class LearnerState(NamedTuple):
@@ -159,8 +169,9 @@ def learner(
       sample_inner: `(key, task) -> batch` for Φ, drawn anew for each inner step; or `(key, task, t)
         -> batch` with t = 0..T-1 the number of the inner step, int32 [] (past the end of an array
         JAX repeats its last entry). By default a task is a pair and its first half is the batch.
-      sample_outer: `(key, task) -> batch` for L_val, likewise but without t; by default the second
-        half.
+      sample_outer: `(key, task) -> batch` for L_val, or `(key, task, t) -> batch`, likewise; by
+        default the second half. Large data that either reads: `jax.tree_util.Partial(function,
+        data)`, called with (data, key, task), so that the data are no constants of the program.
 
     Returns:
       A `Learner`. `step(state, tasks)` takes tasks as a pytree with a leading meta-batch axis.
@@ -203,10 +214,19 @@ def learner(
         )
 
     def pure_step(state, tasks, axis_name=None):
-        check_state(plan, state, LearnerState, tasks)
-        return on_auto_axes(lambda s, t: _step(plan, s, t, axis_name), state, tasks)
+        return step_with({}, state, tasks, axis_name)
 
-    return Learner(init, jax.jit(pure_step, donate_argnums=0, static_argnums=2), pure_step)
+    def step_with(samplers, state, tasks, axis_name):
+        check_state(plan, state, LearnerState, tasks)
+        here = with_samplers(plan, samplers)
+        with differentiating():
+            return on_auto_axes(lambda s, t: _step(here, s, t, axis_name), state, tasks)
+
+    samplers = samplers_with_data(sample_inner, sample_outer)
+    if not samplers:
+        return Learner(init, jax.jit(pure_step, donate_argnums=0, static_argnums=2), pure_step)
+    program = jax.jit(step_with, donate_argnums=1, static_argnums=3)
+    return Learner(init, lambda state, tasks: program(samplers, state, tasks, None), pure_step)
 
 
 def check_start(key, hparams, weights) -> None:
@@ -264,9 +284,9 @@ def _step(plan: Plan, state: LearnerState, tasks, axis_name):
     theta, status, fit_cost = fit_theta(plan, state, batch)
     state = state._replace(key=key, theta=theta, done=state.done + 1)
     loop = online_loop if isinstance(plan.estimator, Estimator) else offline_loop
-    state, final, steps, products = loop(plan, state, batch)
-    info = summarize(plan, state, status, fit_cost, steps, products)
-    return _learn_initialization(plan, state, final, batch), info
+    end = loop(plan, state, batch)
+    info = summarize(plan, state.weights, status, fit_cost, end, batch)
+    return _learn_initialization(plan, end, batch), info
 
 
 def _place(axis_name):
@@ -280,21 +300,39 @@ def _place(axis_name):
         ) from error
 
 
-def _learn_initialization(plan: Plan, state: LearnerState, final, batch: MetaBatch):
-    """φ ← φ + what the tasks' gradients say; φ itself where there is no rule."""
-    rule = plan.initialization
+def _learn_initialization(plan: Plan, end: Loop, batch: MetaBatch):
+    """φ ← φ + what the tasks' gradients say; φ itself where there is no rule.
+
+    Where that is not finite φ and its optimizer's state stay, unless `nonfinite` is "take".
+    """
+    rule, state = plan.initialization, end.state
     if rule is None:
         return state
+    params, gradients = params_of(state.weights), _start_gradients(rule, plan, end, batch)
+    updates, rule_state = transform(
+        "initialization", rule.optimizer, gradients, state.initialization_state, params
+    )
+    new, old = optax.apply_updates(params, updates), (params, state.initialization_state)
+    if plan.nonfinite == "keep":
+        kept = [jnp.all(jnp.isfinite(x) | (x == y)) for x, y in zip(new, params)]
+        new, rule_state = select(jnp.all(jnp.stack(kept or [True])), (new, rule_state), old)
+    weights = with_params(state.weights, new)
+    return state._replace(weights=weights, initialization_state=rule_state)
+
+
+def _start_gradients(rule: Initialization, plan: Plan, end: Loop, batch: MetaBatch) -> list:
+    """The mean over the tasks of the gradients of φ's parameters."""
+    state, of_one = end.state, rule.gradient
+    if of_one is None:
+        if end.start is None:
+            raise ValueError(
+                f"estimator={plan.estimator!r}: expected an info with `start` for hd.maml"
+            )
+        return params_of(end.start)
     initial, hparams = batch.vary((state.weights, state.hparams))
 
     def gradient(weights, task, key):
         outer_batch = draw(plan, key, task, plan.horizon - 1)[1]
-        return rule.gradient(plan.problem, initial, weights, hparams, outer_batch)
+        return of_one(plan.problem, initial, weights, hparams, outer_batch)
 
-    gradients = batch.mean(jax.vmap(gradient)(final, batch.tasks, batch.keys))
-    params = params_of(state.weights)
-    updates, rule_state = transform(
-        "initialization", rule.optimizer, gradients, state.initialization_state, params
-    )
-    weights = with_params(state.weights, optax.apply_updates(params, updates))
-    return state._replace(weights=weights, initialization_state=rule_state)
+    return batch.mean(jax.vmap(gradient)(end.final, batch.tasks, batch.keys))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from hdistill import offline, online
+from hdistill.batches import traced
 from hdistill.checks import check_arrays, check_calls, check_choice, check_count, describe
 from hdistill.hypergradient.base import Estimator
 from hdistill.learners.initialization import Initialization
@@ -31,7 +32,7 @@ class Plan(NamedTuple):
     fit_period: Any  # checked: m -> whether to fit before the m-th, or None for never
     nonfinite: str
     sample_inner: Callable  # checked: (key, task, t) -> batch
-    sample_outer: Callable  # (key, task) -> batch
+    sample_outer: Callable  # checked: (key, task, t) -> batch
     initialization: Initialization | None = None
     last: Any = None  # checked: a number
 
@@ -82,6 +83,14 @@ class MetaBatch(NamedTuple):
         counts = jnp.max(counts)
         return jax.lax.pmax(counts, self.axis_name) if self.axis_name else counts
 
+    def gathered(self, values):
+        """Each device's values, [tasks], in one array on every device."""
+        if not self.axis_name:
+            return values
+        devices, place = jax.lax.axis_size(self.axis_name), jax.lax.axis_index(self.axis_name)
+        everywhere = jnp.zeros((devices, *values.shape), jnp.int32).at[place].set(values)
+        return jax.lax.psum(everywhere, self.axis_name).reshape(-1).astype(bool)
+
     def vary(self, tree):
         """The tree, ready to meet the tasks on their devices (see `vary_like`)."""
         return vary_like(tree, (self.tasks, self.keys))
@@ -104,6 +113,8 @@ def make_plan(**arguments) -> Plan:
         )
     check_optimizer("hyper_optimizer", plan.hyper_optimizer)
     check_choice("nonfinite", plan.nonfinite, ("keep", "take"))
+    if plan.initialization is not None and plan.initialization.gradient is None:
+        _check_start_gradient(plan.estimator)
     if not online:
         _check_offline(plan.estimator, horizon, every, last)
     elif horizon - horizon % every <= horizon - last:
@@ -116,8 +127,8 @@ def make_plan(**arguments) -> Plan:
         every=every,
         last=last,
         fit_period=_schedule(plan.fit_period),
-        sample_inner=numbered(plan.sample_inner),
-        sample_outer=_sampler("sample_outer", plan.sample_outer, 2),
+        sample_inner=numbered("sample_inner", plan.sample_inner),
+        sample_outer=numbered("sample_outer", plan.sample_outer),
     )
 
 
@@ -135,6 +146,16 @@ def _check_estimator(estimator) -> None:
         raise ValueError(
             f"estimator={estimator!r}: expected no {' or '.join(sorted(fixed))} in the partial, "
             "which the learner sets itself"
+        )
+
+
+def _check_start_gradient(estimator) -> None:
+    method = getattr(estimator, "func", estimator)
+    window = getattr(estimator, "keywords", {}).get("window")
+    if isinstance(estimator, Estimator) or (method is offline.reverse_mode and window is not None):
+        raise ValueError(
+            "initialization=hd.maml(...): expected an offline method whose info has the gradient "
+            f"in the start, hd.offline.reverse_mode without a window, got estimator={estimator!r}"
         )
 
 
@@ -188,6 +209,17 @@ def _schedule(fit_period):
     return refits
 
 
+def samplers_with_data(sample_inner, sample_outer) -> dict:
+    """Those samplers that are a `jax.tree_util.Partial`, a function with its data, by name."""
+    samplers = {"sample_inner": sample_inner, "sample_outer": sample_outer}
+    return {k: v for k, v in samplers.items() if isinstance(v, jax.tree_util.Partial)}
+
+
+def with_samplers(plan: Plan, samplers: dict) -> Plan:
+    """The plan with those samplers, so that their data are what a program is called with."""
+    return plan._replace(**{name: numbered(name, sample) for name, sample in samplers.items()})
+
+
 def first_half(key, task):
     """The default `sample_inner`: the first half of a pair."""
     return _half(task, 0, "sample_inner")
@@ -209,21 +241,21 @@ def _half(task, i: int, name: str):
     return task[i]
 
 
-def numbered(sample_inner):
-    """`sample_inner` as a function of (key, task, t), whether or not it asks for t."""
-    if callable(sample_inner) and _needs(sample_inner) == 3:
-        return _sampler("sample_inner", sample_inner, 3)
-    sample = _sampler("sample_inner", sample_inner, 2)
+def numbered(name: str, sample):
+    """A sampler as a function of (key, task, t), whether or not it asks for t."""
+    if callable(sample) and _needs(sample) == 3:
+        return _sampler(name, sample, 3)
+    sample = _sampler(name, sample, 2)
     return lambda key, task, t: sample(key, task)
 
 
 def _sampler(name: str, sample, count: int):
     if not callable(sample) or _needs(sample) not in (None, count):
-        also = " or (key, task, t)" * (name == "sample_inner")
-        raise ValueError(f"{name}={sample!r}: expected a function of (key, task){also}")
+        raise ValueError(f"{name}={sample!r}: expected a function of (key, task) or (key, task, t)")
 
     def checked(*arguments):
-        batch = sample(*arguments)
+        with traced(f"{name}(key, task)", "its arguments are traced"):
+            batch = sample(*arguments)
         check_arrays(f"{name}(key, task)", batch)
         return batch
 
@@ -266,7 +298,11 @@ def keys_of_step(key, t):
 def drawn_with(plan, keys, task, t):
     """What `draw` returns, with the keys of the step."""
     number = jnp.asarray(t, jnp.int32)
-    return plan.sample_inner(keys[0], task, number), plan.sample_outer(keys[1], task), keys[2]
+    inner, outer = (
+        plan.sample_inner(keys[0], task, number),
+        plan.sample_outer(keys[1], task, number),
+    )
+    return inner, outer, keys[2]
 
 
 def redraw(plan, key, task, before=0):

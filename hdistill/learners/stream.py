@@ -12,11 +12,27 @@ from hdistill.batches import batch_stream, count_steps
 from hdistill.checks import Signature, check_arrays, check_count
 from hdistill.hypergradient.base import Estimator, spend
 from hdistill.hypergradient.fit import settle
-from hdistill.learners.inner_loop import LearnerInfo, advance, fit_theta, summarize, theta_before
+from hdistill.learners.inner_loop import (
+    LearnerInfo,
+    Loop,
+    advance,
+    fit_theta,
+    summarize,
+    theta_before,
+)
 from hdistill.learners.learner import check_start, check_state
-from hdistill.learners.plan import MetaBatch, Plan, draw, first_half, make_plan, second_half
+from hdistill.learners.plan import (
+    MetaBatch,
+    Plan,
+    draw,
+    first_half,
+    make_plan,
+    samplers_with_data,
+    second_half,
+    with_samplers,
+)
 from hdistill.problem import PyTree
-from hdistill.problem_checks import begin, check_problem
+from hdistill.problem_checks import begin, check_problem, differentiating
 from hdistill.sharding import on_auto_axes
 from hdistill.tree import own
 
@@ -144,8 +160,9 @@ def stream(
       sample_inner: `(key, task) -> batch` for Φ, drawn anew for each inner step, or `(key, task, t)
         -> batch` with t = 0, 1, 2, ... the number of the inner step since `init`, int32 []. By
         default a task is a pair and its first half is the batch.
-      sample_outer: `(key, task) -> batch` for L_val, likewise but without t; by default the second
-        half.
+      sample_outer: `(key, task) -> batch` for L_val, or `(key, task, t) -> batch`, likewise; by
+        default the second half. Large data that either reads: `jax.tree_util.Partial(function,
+        data)`, called with (data, key, task), so that the data are no constants of the program.
 
     Returns:
       A `Stream`. Its `info` has one entry for each inner step of the stretch.
@@ -201,9 +218,11 @@ def stream(
 
         return on_auto_axes(estimate, *arguments)
 
-    def step(state, task):
+    def step_with(samplers, state, task):
         check_state(plan, state, StreamState, task)
-        return on_auto_axes(lambda s, t: _stretch(plan, s, t), state, task)
+        here = with_samplers(plan, samplers)
+        with differentiating():
+            return on_auto_axes(lambda s, t: _stretch(here, s, t), state, task)
 
     def fit(state, batches, outer_batch):
         if plan.fit is None:
@@ -228,7 +247,12 @@ def stream(
         products = spend(jnp.int32(0), plan.fit.products(steps))
         return theta, FitInfo(plan.fit.size(theta), status, products)
 
-    return Stream(init, jax.jit(step, donate_argnums=0), fit)
+    samplers = samplers_with_data(sample_inner, sample_outer)
+    if not samplers:
+        pure = functools.partial(step_with, {})
+        return Stream(init, jax.jit(pure, donate_argnums=0), fit)
+    program = jax.jit(step_with, donate_argnums=1)
+    return Stream(init, lambda state, task: program(samplers, state, task), fit)
 
 
 def _stretch(plan: Plan, state: StreamState, task):
@@ -245,7 +269,9 @@ def _stretch(plan: Plan, state: StreamState, task):
     state = state._replace(theta=theta)
     starts = add_axis((state.weights, state.estimate))
     batch = MetaBatch(tasks, steps_key[None])
-    state, ends, steps, products = advance(plan, state, starts, batch, before)
+    begun = state.weights
+    state, ends, *measured = advance(plan, state, starts, batch, before)
     weights, estimate = drop_axis(ends)
     state = state._replace(weights=weights, estimate=estimate, done=state.done + 1)
-    return state, summarize(plan, state, status, fit_cost, steps, products)
+    loop = Loop(state, ends[0], *measured)
+    return state, summarize(plan, begun, status, fit_cost, loop, batch)

@@ -1,5 +1,6 @@
 """Checkpoints by Orbax, the checksums of its files beside each; the last two are kept."""
 
+import errno
 import hashlib
 import pathlib
 import shutil
@@ -7,11 +8,12 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from hdistill.checks import describe, named
-from hdistill.training.files import checksum, read_json, write_whole
+from hdistill.files import checksum, read_json, write_whole
 from hdistill.training.processes import is_key
 
 CHECKSUMS = "sha256"
@@ -98,9 +100,10 @@ class Checkpoints:
                 raise FileExistsError(f"Orbax takes step {step} for saved")
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax raises many kinds
+            full = "the disk is full" if _is_full(error) else type(error).__name__
             raise OSError(
-                f"{self.path / str(step)} was not written (is the disk full?); the checkpoint "
-                f"before it stands: {str(error).splitlines()[0]}"
+                f"{self.path / str(step)} was not written, {full}; the checkpoint before it "
+                f"stands: {str(error).splitlines()[0]}"
             ) from error
         _record(self.path / str(step))
         for old in self._steps()[:-CHECKPOINTS_LEFT]:
@@ -187,21 +190,50 @@ def _listed(folder: pathlib.Path) -> tuple[str | None, dict[pathlib.Path, str] |
     step = head.partition(" ")[0]
     if head != _head(step, text):
         return None, None
-    pairs = (line.split("  ", 1) for line in text.splitlines())
+    pairs = [line.split("  ", 1) for line in text.splitlines()]
+    if not all(len(pair) == 2 and _is_inside(pair[1]) for pair in pairs):
+        return None, None
     return step, {folder / name: value for value, name in pairs}
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a relative path leads nowhere outside."""
+    path = pathlib.PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def _delete(folder: pathlib.Path) -> None:
-    """Deletes a checkpoint: the files that are listed, or where no list is, those of Orbax."""
+    """Deletes a checkpoint: the files that are listed, or where no list is, those of Orbax.
+
+    What says that the folder is a checkpoint goes last, and under a name of Orbax's for what is not
+    finished, so that a kill leaves nothing that could be somebody else's.
+    """
     _, recorded = _listed(folder)
-    if recorded is not None and _files(folder) == recorded.keys():
-        return shutil.rmtree(folder)
-    listed = [folder / name for name in (METADATA, COMMITTED, *ITEMS)]
-    for path in (*(listed if recorded is None else recorded), folder / CHECKSUMS):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for path in (*sorted(folder.rglob("*"), reverse=True), folder):  # the deepest first
-        if path.is_dir() and not any(path.iterdir()):
+    if recorded is None:
+        listed = [folder / name for name in (*ITEMS, COMMITTED)]
+    else:
+        listed = sorted(recorded.keys() & _files(folder) - {folder / METADATA})
+    for path in listed:
+        is_folder = path.is_dir() and not path.is_symlink()
+        shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)
+    for path in sorted(folder.rglob("*"), reverse=True):  # the deepest first
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
+    (folder / CHECKSUMS).unlink(missing_ok=True)
+    if {path.name for path in folder.iterdir()} <= {METADATA}:
+        folder = folder.rename(folder.with_name(f"{folder.name}{PARTIAL}-deleted"))
+    (folder / METADATA).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether it comes from a disk without space."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _discard(folder: pathlib.Path) -> None:
@@ -238,22 +270,34 @@ def _check_state(folder: pathlib.Path, saved: dict[str, str] | None, state) -> N
 
 
 def _arrays(state) -> dict:
-    """The state's leaves as a dict of arrays, keys as their data: what is static stays behind."""
-    leaves = enumerate(jax.tree.leaves(state))
-    arrays = {f"{i:04}": jax.random.key_data(x) if is_key(x) else x for i, x in leaves}
-    if jax.process_count() > 1:  # Orbax takes an array of JAX for one of all processes
-        arrays = {name: np.asarray(x) for name, x in arrays.items()}
-    return arrays
+    """The state's leaves by their numbers, keys as their data: what is static stays behind.
+
+    Empty leaves do too, which Orbax does not write.
+    """
+    leaves = {f"{i:04}": x for i, x in enumerate(jax.tree.leaves(state)) if np.size(x)}
+    arrays = {name: jax.random.key_data(x) if is_key(x) else x for name, x in leaves.items()}
+    several = jax.process_count() > 1  # Orbax takes an array of JAX for one of all processes
+    return {
+        name: np.asarray(x) if several or isinstance(x, np.generic) else x
+        for name, x in arrays.items()
+    }
 
 
 def _like(state, arrays: dict):
     """The state whose `_arrays` these are."""
     leaves, structure = jax.tree.flatten(state)
-    saved = [arrays[name] for name in sorted(arrays)]
     return jax.tree.unflatten(
         structure,
-        [
-            jax.random.wrap_key_data(x, impl=jax.random.key_impl(old)) if is_key(old) else x
-            for x, old in zip(saved, leaves)
-        ],
+        [_leaf(old, arrays[f"{i:04}"]) if np.size(old) else old for i, old in enumerate(leaves)],
     )
+
+
+def _leaf(old, saved):
+    """A leaf as it was saved, of the kind of the one in its place."""
+    if is_key(old):
+        return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(old))
+    if isinstance(old, np.generic):
+        return old.dtype.type(saved)
+    if isinstance(old, jax.Array) and not old.committed:  # or a compiled step compiles once more
+        return jnp.asarray(np.asarray(saved))
+    return saved

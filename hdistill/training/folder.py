@@ -8,16 +8,17 @@ import sys
 from typing import Any
 
 from hdistill.checks import check_flag
-from hdistill.training.checkpoints import Checkpoints, check_checkpoints, recorded_config
-from hdistill.training.files import (
+from hdistill.files import (
     as_json,
     checksum,
     differences,
     digest,
+    open_own,
     plain,
     read_json,
     write_whole,
 )
+from hdistill.training.checkpoints import Checkpoints, check_checkpoints, recorded_config
 from hdistill.training.owned import OwnedFolder, make_folder
 from hdistill.training.provenance import commit, provenance
 from hdistill.training.read import CONFIG, METRICS, SUMMARY, read_lines, read_run
@@ -116,6 +117,7 @@ class RunFolder:
 
     def save(self, step: int, state) -> None:
         """Checkpoints the state after so many steps, and the rows so far; on disk on return."""
+        self._check_open("save")
         config = self.config | {"commit": self._commit}
         self._checkpoints.save(step, state, {"rows": self.rows, "config": config})
 
@@ -132,10 +134,14 @@ class RunFolder:
 
     def log(self, row: dict) -> None:
         """Appends a line to metrics.jsonl, flushed; figures that are not finite become null."""
+        self._check_open("log")
+        if not isinstance(row, dict):
+            raise ValueError(f"row={row!r}: expected a dict of figures")
         row = plain("row", row)
+        line = _line(row)
+        with os.fdopen(open_own(self.path / METRICS, os.O_WRONLY | os.O_APPEND), "a") as file:
+            file.write(line)
         self.rows.append(row)
-        with (self.path / METRICS).open("a") as file:
-            file.write(_line(row))
 
     def claim(self, name: str) -> pathlib.Path:
         """The path of a file or folder that the run is about to make."""
@@ -147,6 +153,7 @@ class RunFolder:
         Raises:
           ValueError: a name that is not a file's in the folder, or one of the run's own files.
         """
+        self._check_open("write")
         if name in STANDARD:
             raise ValueError(f"name={name!r}: expected another, it is the run's own")
         self._folder.write(name, text)
@@ -164,6 +171,7 @@ class RunFolder:
           ValueError: a figure that JSON cannot hold, or whose name is the summary's own; a file
             that is no longer what `write` wrote.
         """
+        self._check_open("finish")
         produced = provenance()
         own = {"files", "checksum", *produced} & figures.keys()
         if own:
@@ -185,9 +193,13 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Lets go of the folder; nothing can be written to it any more."""
         self._checkpoints.close()
         self._lock_file.close()
+
+    def _check_open(self, call: str) -> None:
+        if self._lock_file.closed:
+            raise ValueError(f"{call}: {self.path} is closed; expected a call before that")
 
 
 def _check_same(path, before: dict, config: dict) -> None:
@@ -213,20 +225,31 @@ def _lock(path: pathlib.Path):
             f"{path} was not made by a run, or is damaged: expected the number of a process; "
             "delete it if no run is going on there"
         )
-    file = path.open("a+")
+    file = os.fdopen(open_own(path, os.O_RDWR | os.O_APPEND), "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
         holder = file.read().strip()
         file.close()
-        raise OtherRun(
-            f"{path.parent}: process {holder} runs there; expected one run in a folder at a time"
-        ) from error
+        who = f"process {holder} runs there"
+        if not _is_alive(holder):
+            who = f"process {holder} has ended, but one that it started still holds {path.name}"
+        raise OtherRun(f"{path.parent}: {who}; expected one run in a folder at a time") from error
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process or 0), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def _check_config(config) -> dict:
@@ -237,6 +260,8 @@ def _check_config(config) -> dict:
         )
     try:
         return json.loads(as_json(config))
+    except RecursionError as error:
+        raise ValueError("config=...: expected what JSON holds, nested less deeply") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"config={config!r}: expected what JSON holds, but {error}") from error
 

@@ -7,17 +7,14 @@ import jax
 from hdistill.training.folder import RunFolder
 
 
-class Follower(RunFolder):
+class Follower:
     """What a process other than the first has for a run's folder: it reads and writes nothing."""
+
+    summary = None
 
     def __init__(self, path: pathlib.Path | str, config: dict):
         self.path, self.config, self.fallback = pathlib.Path(path), config, False
         self.rows = list[dict]()
-
-    @property
-    def summary(self) -> None:
-        """Is None, whatever the folder has."""
-        return None
 
     def save(self, step: int, state) -> None:
         """Does nothing: process 0 saves."""
@@ -29,6 +26,10 @@ class Follower(RunFolder):
     def log(self, row: dict) -> None:
         """Keeps the row in memory."""
         self.rows.append(row)
+
+    def claim(self, name: str) -> pathlib.Path:
+        """The path that the file has in process 0."""
+        return self.path / name
 
     def write(self, name: str, text: str) -> None:
         """Does nothing."""
@@ -43,8 +44,14 @@ class Follower(RunFolder):
     def close(self) -> None:
         """Does nothing."""
 
+    def __enter__(self) -> "Follower":
+        return self
 
-def shared_folder(path: pathlib.Path | str, config: dict, **how) -> RunFolder:
+    def __exit__(self, *error) -> None:
+        self.close()
+
+
+def shared_folder(path: pathlib.Path | str, config: dict, **how) -> RunFolder | Follower:
     """Opens a run's folder in process 0 of `jax.distributed`; the others get a stand-in.
 
     `hdistill.training.run` starts all of them from process 0's checkpoint, so that the disk need

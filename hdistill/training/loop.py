@@ -2,6 +2,7 @@
 
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
@@ -9,9 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from hdistill.checks import Signature, check_calls, check_count, named
+from hdistill.files import plain
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.training.folder import RunFolder
+from hdistill.training.follower import Follower
 from hdistill.training.processes import agreed, agreed_json, largest, local
 from hdistill.training.signals import Stopped, StopRequest
 from hdistill.tree import is_real
@@ -28,11 +31,16 @@ class NonFiniteLoss(ValueError):
 
     def __init__(self, what: str, unit: str, step: int, inner_step: int | None, checkpoint: int):
         self.step, self.inner_step, self.checkpoint = step, inner_step, checkpoint
+        self._made_of = what, unit, step, inner_step, checkpoint
         at = "in" if inner_step is None else f"at inner step {inner_step} of"
         last = f"that of {unit} {checkpoint}" if checkpoint else "none yet"
         super().__init__(
             f"{what} {at} {unit} {step}; expected it to be finite; last good checkpoint: {last}"
         )
+
+    def __reduce__(self):
+        """By what it was made of, so that it goes from a pool's process to another."""
+        return type(self), self._made_of
 
 
 def run(
@@ -41,7 +49,7 @@ def run(
     tasks_at: Callable,
     *,
     total: int,
-    folder: RunFolder,
+    folder: RunFolder | Follower,
     validate: Callable | None = None,
     callbacks: Iterable[Callable] = (),
     save_every: int = 10,
@@ -96,19 +104,22 @@ def run(
     check_count("total", total), check_count("save_every", save_every)
     check_calls("step", step, "(state, tasks)")
     check_calls("tasks_at", tasks_at, "(m)")
-    if not isinstance(folder, RunFolder):
+    if validate is not None:
+        check_calls("validate", validate, "(m, state)")
+    callbacks = _callbacks(callbacks)
+    if not isinstance(folder, RunFolder | Follower):
         raise ValueError(f"folder={folder!r}: expected a training.RunFolder(path, config)")
     _check_arrays(state)
-    kind = Signature.of(state)
+    kind, infinite = Signature.of(state), _with_infinities(state)
     done, state = agreed(folder.restore(state))
     done, folder.rows = int(done), agreed_json(folder.rows)
     if done > total:
         raise ValueError(f"total={total}: expected at least {done}, the {unit}s already done")
-    saved = done
+    saved, moved = done, done == total
     with StopRequest() as stop, tqdm(total=total, initial=done, desc=label, leave=False) as bar:
         for m in range(done + 1, total + 1):
             start = time.perf_counter()
-            state, info = _pair(step(state, tasks_at(m)))
+            state, info = _pair(step(state, _tasks(tasks_at, m)))
             kind.check("step's state", state)
             info = jax.device_get(info)
             seconds = time.perf_counter() - start
@@ -123,14 +134,44 @@ def run(
             bar.update()
             stopped_by = largest(stop.signal or 0)
             if m in (1, total) or m % save_every == 0 or stopped_by:
-                _check_state(state, unit, m, saved)
+                _check_state(state, infinite, unit, m, saved)
                 folder.save(m, local(state))
                 saved = m
             if stopped_by:
                 largest(0)  # none ends before process 0 has saved
                 name = signal.Signals(stopped_by).name
                 raise Stopped(f"{name}: stopped after {unit} {m}, checkpointed in {folder.path}")
+            moved = moved or not isinstance(info, LearnerInfo) or bool(np.any(info.moved))
+    if not moved:
+        warnings.warn(
+            f"λ never moved in {unit}s {done + 1}..{total}: no hypergradient was finite (does the "
+            "inner optimizer divide by √v? give it an eps_root)",
+            stacklevel=2,
+        )
     return local(state)
+
+
+def _callbacks(callbacks) -> tuple:
+    """The callbacks, of a list or of what gives them once only."""
+    if not isinstance(callbacks, Iterable):
+        raise ValueError(f"callbacks={callbacks!r}: expected a list of functions")
+    callbacks = tuple(callbacks)
+    for i, callback in enumerate(callbacks):
+        check_calls(f"callbacks[{i}]", callback, "(m, state, info, row)")
+    return callbacks
+
+
+def _tasks(tasks_at: Callable, m: int):
+    try:
+        return tasks_at(m)
+    except StopIteration as error:
+        raise ValueError(f"tasks_at({m}): no tasks left; expected some for each step") from error
+
+
+def _with_infinities(state) -> set[str]:
+    """The leaves that begin with infinite entries: a mask, a best loss."""
+    leaves = [(name, x) for name, x in named(state, "state") if is_real(x)]
+    return {name for name, x in leaves if np.isinf(np.asarray(x, np.float32)).any()}
 
 
 def _check_arrays(state) -> None:
@@ -169,7 +210,13 @@ def figures(info) -> dict:
             "first_order_norm": _mean(info.first_order_norm, info.moved),
             "second_order_norm": _mean(info.second_order_norm, info.moved),
         }
-    return {k: np.asarray(v).item() for k, v in _fields(info).items() if np.ndim(v) == 0}
+    scalars = {k: v for k, v in _fields(info).items() if np.ndim(v) == 0}
+    return {str(k): _number(f"step's info[{k!r}]", v) for k, v in scalars.items()}
+
+
+def _number(name: str, value):
+    """A figure for a row; what JSON cannot hold is named."""
+    return plain(name, np.asarray(value).item() if hasattr(value, "dtype") else value)
 
 
 def _fields(info) -> Mapping:
@@ -208,10 +255,17 @@ def _check_loss(info, unit: str, m: int, saved: int) -> None:
     raise NonFiniteLoss(f"outer loss is {losses[first]}", unit, m, first + 1, saved)
 
 
-def _check_state(state, unit: str, m: int, saved: int) -> None:
-    """λ moves after the loss is taken: what is not finite is never saved."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        name = jax.tree_util.keystr(path)
-        watched = name.startswith((".hparams", ".weights", "['hparams']", "['weights']"))
-        if watched and is_real(leaf) and not np.isfinite(leaf).all():
-            raise NonFiniteLoss(f"state{name} is not finite", unit, m, None, saved)
+def _check_state(state, infinite: set[str], unit: str, m: int, saved: int) -> None:
+    """λ moves after the loss is taken: what is not finite is never saved.
+
+    Args:
+      infinite: the leaves that may have infinite entries, because they began with some.
+    """
+    watched = [f"state{x}" for x in (".hparams", ".weights", "['hparams']", "['weights']")]
+    for name, leaf in named(state, "state"):
+        if not name.startswith(tuple(watched)) or not is_real(leaf):
+            continue
+        values = np.asarray(leaf, np.float32 if np.dtype(leaf.dtype).itemsize < 4 else None)
+        bad = np.isnan(values) if name in infinite else ~np.isfinite(values)
+        if bad.any():
+            raise NonFiniteLoss(f"{name} is not finite", unit, m, None, saved)

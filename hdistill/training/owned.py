@@ -3,7 +3,7 @@
 import pathlib
 import shutil
 
-from hdistill.training.files import as_json, checksum, digest, read_json, write_whole
+from hdistill.files import as_json, checksum, digest, read_json, write_whole
 
 RECORD = "made.json"
 
@@ -101,7 +101,7 @@ class OwnedFolder:
                 f"{path} is damaged or gone: expected what was written there; without --resume "
                 "the run begins again"
             )
-        return path.read_text()
+        return path.read_bytes().decode()
 
     def is_damaged(self, name: str) -> bool:
         """Whether a file that was written here is there, and is not what was written."""

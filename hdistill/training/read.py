@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import NamedTuple
 
-from hdistill.training.files import checksum, digest, read_json
+from hdistill.files import checksum, digest, read_json
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 
@@ -63,6 +63,6 @@ def read_lines(path: pathlib.Path) -> list[dict]:
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return rows

@@ -12,6 +12,7 @@ import pytest
 import hdistill as hd
 from experiments.recipes import (
     equinox_example_weights,
+    few_shot_sinusoids,
     host_loader,
     hyper_cleaning,
     injected_schedule,
@@ -27,6 +28,7 @@ ALONE = {"jax", "jax.numpy", "optax", "hdistill"}
 PLOT = {"matplotlib.pyplot", "numpy", "pathlib"}
 RECIPES = {  # what each may import besides
     equinox_example_weights: {"equinox"} | PLOT,
+    few_shot_sinusoids: set(),
     host_loader: {"grain", "numpy"},
     hyper_cleaning: set(),
     injected_schedule: set(),
@@ -101,6 +103,14 @@ def test_learning_rates_go_to_the_features_scales():
     assert np.mean(losses[-6:]) < 0.5 * np.mean(losses[:6])
     # Gradient descent wants a rate that falls with the square of the scale.
     assert (jnp.diff(factors) < 0).all()
+
+
+def test_maml_is_ahead_of_its_first_order():
+    exact, first_order = (
+        few_shot_sinusoids.test_error(*few_shot_sinusoids.learn(name, 7, meta_steps=300))
+        for name in ("MAML", "first-order MAML")
+    )
+    assert exact < 0.9 * first_order < 4
 
 
 def test_hyper_cleaning_finds_the_wrong_labels(tmp_path):

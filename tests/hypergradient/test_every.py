@@ -258,7 +258,7 @@ def test_bad_options_are_named(name):
             method(*two, **options)
     with pytest.raises(ValueError, match=r"outer_batch is a list.*outer loss axis"):
         method(*case._replace(outer_batch=[case.outer_batch] * 2), every=2)
-    with pytest.raises(ValueError, match=r"outer_batch\(t\) at t = 3"):
+    with pytest.warns(hd.OutOfDataWarning, match=r"outer_batch\(t\) at t = 3"):
         data = case.outer_batch[None]
         method(*case._replace(outer_batch=lambda t: data[t // 2]), every=2)
     if name == "drmad":

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pickle
 import random
 import shutil
 import signal
@@ -14,10 +15,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hdistill as hd
 from hdistill import training
+from hdistill.training import checkpoints
+from hdistill.training.follower import Follower
 
 KILL_TARGET = """
 import sys
@@ -275,6 +279,7 @@ def info_of(outer_loss):
     """What a learner tells of an inner optimisation with those losses."""
     ones, every = np.ones_like(outer_loss), np.ones_like(outer_loss, bool)
     return hd.LearnerInfo(
+        tasks_finite=jnp.array([True]),
         outer_loss=outer_loss,
         theta=np.ones(()),
         fit=np.int8(hd.FitStatus.NONE),
@@ -631,3 +636,149 @@ def test_the_loss_of_an_offline_method_is_counted_by_itself(tmp_path):
 
     with pytest.raises(training.NonFiniteLoss, match="outer loss 2 of 2 is nan in step 1"):
         train(tmp_path, step=step)
+
+
+def test_more_leaves_than_four_digits_count_come_back_each_in_its_place(tmp_path):
+    state = [np.full(1, i, np.float32) for i in range(10_001)]
+    with training.RunFolder(tmp_path, {}) as folder:
+        folder.save(1, state)
+    with training.RunFolder(tmp_path, {}, resume=True) as folder:
+        _, back = folder.restore([np.zeros(1, np.float32)] * len(state))
+    np.testing.assert_array_equal(np.concatenate(back), np.arange(10_001))
+
+
+def test_empty_leaves_and_scalars_of_numpy_come_back(tmp_path):
+    state = {"empty": jnp.zeros((0, 3)), "scalar": np.float32(3), "array": jnp.arange(2)}
+    with training.RunFolder(tmp_path, {}) as folder:
+        folder.save(1, state)
+    zero = jax.tree.map(lambda x: x * 0, state)
+    with training.RunFolder(tmp_path, {}, resume=True) as folder:
+        _, back = folder.restore(zero)
+    assert back["empty"].shape == (0, 3) and back["array"].tolist() == [0, 1]
+    assert type(back["scalar"]) is np.float32 and back["scalar"] == 3
+    assert not back["array"].committed  # or a compiled step would compile once more
+
+
+KILLED_DELETION = """
+import os, signal, sys
+import jax.numpy as jnp
+from hdistill import training
+unlink, left = os.unlink, int(sys.argv[2])
+def killing(path, *, dir_fd=None, **more):
+    global left
+    if "checkpoints" in str(path):
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+    return unlink(path, dir_fd=dir_fd)
+with training.RunFolder(sys.argv[1], {}) as folder:
+    folder.save(1, jnp.ones(1)), folder.save(2, jnp.ones(1))
+    os.unlink = killing
+    folder.save(3, jnp.ones(1))
+"""
+
+
+@pytest.mark.parametrize("after", [1, 4, 10])
+def test_a_kill_while_a_checkpoint_is_deleted_does_not_block(after, tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED_DELETION, tmp_path, str(after)], timeout=120)
+    assert (tmp_path / "checkpoints" / "1").exists()
+    with training.RunFolder(tmp_path, {}, resume=True) as folder:
+        assert folder.restore(jnp.ones(1, jnp.float32))[0] == 3
+        folder.save(4, jnp.ones(1))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+
+def test_a_forged_list_of_files_deletes_nothing_outside(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    with training.RunFolder(tmp_path / "run", {}) as folder:
+        folder.save(1, jnp.ones(1)), folder.save(2, jnp.ones(1))
+        old = folder.path / "checkpoints" / "1" / checkpoints.CHECKSUMS
+        text = old.read_text().partition("\n")[2] + f"{'0' * 64}  ../../../precious\n"
+        old.write_text(f"{checkpoints._head('1', text)}\n{text}")
+        folder.save(3, jnp.ones(1))
+    assert precious.read_text() == "precious"
+
+
+def test_a_failure_to_write_says_what_failed(tmp_path, monkeypatch):
+    with training.RunFolder(tmp_path, {}) as folder:
+        manager = folder._checkpoints._manager
+
+        def fail(*args, **more):
+            raise TypeError("a leaf that no file holds")
+
+        monkeypatch.setattr(manager, "save", fail)
+        with pytest.raises(OSError, match=r"not written, TypeError.*a leaf that no file") as error:
+            folder.save(1, jnp.ones(1))
+    assert "disk" not in str(error.value)
+
+
+def test_callbacks_that_are_given_once_are_called_at_every_step(tmp_path):
+    seen = []
+    with training.RunFolder(tmp_path, {}) as folder:
+        callbacks = (lambda m, state, info, row: seen.append(m) for _ in range(1))
+        training.run(
+            lambda s, _: (s, {"loss": 0.0}),
+            jnp.ones(1),
+            lambda m: None,
+            total=3,
+            folder=folder,
+            callbacks=callbacks,
+        )
+    assert seen == [1, 2, 3]
+
+
+def test_texts_come_back_as_they_were(tmp_path):
+    text = "λ\r\nα\n"
+    with training.RunFolder(tmp_path, {"λ": "α"}) as folder:
+        folder.write("a.txt", text)
+        assert folder.read("a.txt") == text
+    code = (
+        "from hdistill import training; import sys; training.RunFolder(sys.argv[1], {'\\u03bb': 1})"
+    )
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "b"], check=True, env=ascii_only)
+
+
+def test_a_lock_that_a_child_still_holds_is_not_the_dead_parent_s(tmp_path):
+    code = (
+        "import os, sys, time; from hdistill import training\n"
+        "training.RunFolder(sys.argv[1], {})\n"
+        "folder = training.RunFolder(sys.argv[1] + '/run', {})\n"
+        "time.sleep(60) if os.fork() == 0 else os._exit(0)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    child.wait(timeout=60)
+    try:
+        with pytest.raises(training.OtherRun, match=f"process {child.pid} has ended, but one"):
+            training.RunFolder(tmp_path / "run", {})
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_infinite_entries_that_a_state_began_with_are_no_divergence(tmp_path):
+    state = {"weights": jnp.array([0.0, -jnp.inf])}
+    with training.RunFolder(tmp_path, {}) as folder:
+        end = training.run(
+            lambda s, _: (s, {"loss": 0.0}), state, lambda m: None, total=1, folder=folder
+        )
+    assert end["weights"].tolist() == [0.0, -np.inf]
+
+
+def test_every_process_may_claim_a_file(tmp_path):
+    assert Follower(tmp_path, {}).claim("x.png") == tmp_path / "x.png"
+    with Follower(tmp_path, {}) as folder:
+        assert folder.summary is None
+
+
+def test_a_state_goes_through_pickle(tmp_path):
+    """The signature inside it equals a fresh one, which a JAX tree definition does not."""
+    problem = hd.Problem(lambda w, h, d: w, lambda w, h, d: jnp.sum(w["a"] * h))
+    learner = hd.learner(
+        problem, hd.online.first_order(problem), hyper_optimizer=optax.sgd(0.1), horizon=1
+    )
+    state = learner.init(jax.random.key(0), jnp.ones(2), {"a": jnp.ones(2)})
+    signature = pickle.loads(pickle.dumps(state.signature))
+    assert signature == state.signature and hash(signature) == hash(state.signature)

@@ -1,20 +1,49 @@
 """Files that are written whole or not at all, and their checksums."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import IO
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all, on disk on return."""
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """A file to write that is put at `path` at the end, whole or not at all, on disk then.
+
+    A link at its temporary name is removed, and what it leads to stays as it is.
+    """
     partial = path.with_name(f".{path.name}.hdistill-partial")  # a name that nobody else gives
-    with partial.open("w") as file:
-        file.write(text)
+    partial.unlink(missing_ok=True)
+    with partial.open("xb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a text whole or not at all, as UTF-8, its line ends as they are."""
+    with whole(path) as file:
+        file.write(text.encode())
+
+
+def open_own(path: pathlib.Path, flags: int) -> int:
+    """Opens a file of ours to append to, made if it is not there.
+
+    Raises:
+      ValueError: a link is in its place, which would lead the writing elsewhere.
+    """
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(f"{path} is a link: expected a file of the run's; delete it") from error
 
 
 def read_json(path: pathlib.Path) -> dict | None:
@@ -28,8 +57,8 @@ def read_json(path: pathlib.Path) -> dict | None:
     if not path.is_file():
         raise ValueError(f"{path} is not a file: expected one, of JSON")
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(_damaged(path, f"JSON, but {error}")) from error
     if not isinstance(content, dict):
         raise ValueError(_damaged(path, "a JSON object"))

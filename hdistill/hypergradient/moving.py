@@ -1,0 +1,74 @@
+"""The weights that Φ moves, apart from those that it hands on as they are."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from hdistill.problem import Problem
+from hdistill.reach import unchanged
+from hdistill.tree import dtype_of, is_real, part
+
+
+class Moving(NamedTuple):
+    """A problem whose weights are only those leaves that Φ moves.
+
+    What Φ hands on as it is (a frozen body, a mask) is not a weight: it takes no average, is on no
+    line and in no cotangent, may be infinite or of 8 bits, and is kept once, however many of the
+    weights a method keeps.
+
+    Attributes:
+      problem: Φ, L_val and the surrogate of the moving leaves, the others closed over.
+      weights: the moving leaves of the weights, a list; the weights themselves where all move.
+      merge: moving leaves -> whole weights.
+    """
+
+    problem: Problem
+    weights: Any
+    merge: Callable
+
+
+def moving_leaves(problem, hparams, weights, batch) -> tuple[bool, ...]:
+    """For each leaf of the weights, whether Φ moves it; all of them where it moves none."""
+    moved = tuple(not same for same in unchanged(problem, hparams, weights, batch))
+    return moved if any(moved) else (True,) * len(moved)
+
+
+def only_moving(problem: Problem, weights, moved: tuple[bool, ...]) -> Moving:
+    """The problem of the leaves that `moved` names, at these weights."""
+    if all(moved):
+        return Moving(problem, weights, lambda whole: whole)
+    chosen, merge = part(weights, moved)
+
+    def within(function):
+        return lambda w, hparams, batch: part(function(merge(w), hparams, batch), moved)[0]
+
+    return Moving(
+        Problem(
+            within(problem.update),
+            lambda w, hparams, batch: problem.outer_loss(merge(w), hparams, batch),
+            problem.surrogate and within(problem.surrogate),
+        ),
+        chosen,
+        merge,
+    )
+
+
+def still_leaves(weights, moved: tuple[bool, ...]) -> tuple[bool, ...]:
+    """For each leaf, whether Φ hands it on and a derivative can be taken in it."""
+    leaves = jax.tree.leaves(weights)
+    return tuple(not m and is_real(x) and dtype_of(x).itemsize > 1 for m, x in zip(moved, leaves))
+
+
+def with_still(problem: Problem, weights, moved, still) -> Problem:
+    """The problem of the moving leaves whose hparams are (λ, the still leaves)."""
+    put = part(weights, still)[1]
+
+    def at(field):
+        def function(w, both, batch):
+            here = only_moving(problem, put(both[1]), moved).problem
+            return getattr(here, field)(w, both[0], batch)
+
+        return function
+
+    return Problem(at("update"), at("outer_loss"), problem.surrogate and at("surrogate"))
