@@ -86,7 +86,7 @@ def _parts(value) -> list:
         return [value.__func__, *getattr(value.__self__, "__dict__", {}).values()]
     if isinstance(value, types.FunctionType):
         cells = [_content(cell) for cell in value.__closure__ or ()]
-        if value.__module__.partition(".")[0] not in LIBRARIES:
+        if (value.__module__ or "").partition(".")[0] not in LIBRARIES:
             names = set(_names(value.__code__))
             cells += [value.__globals__[name] for name in names & value.__globals__.keys()]
         return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
