@@ -20,7 +20,7 @@ import hdistill as hd
 
 WIDTH, POINTS, INNER_STEPS, META_BATCH, META_STEPS = 40, 10, 5, 25, 1500
 # Clipped: one task's gradient through five steps can be many times another's.
-ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.003))
 RULES = {
     "MAML": lambda: hd.maml(ADAM),
     "first-order MAML": lambda: hd.fomaml(ADAM),
@@ -68,7 +68,7 @@ def learn(name, seed, meta_steps=META_STEPS):
     learner = hd.learner(
         PROBLEM,
         hd.offline.reverse_mode,
-        hyper_optimizer=optax.adam(0.003),
+        hyper_optimizer=optax.adam(0.001),
         initialization=RULES[name](),
         horizon=INNER_STEPS,
     )
