@@ -4,13 +4,16 @@ BIN := .venv/bin
 
 RECIPES := $(basename $(notdir $(wildcard experiments/recipes/[a-z]*.py)))
 
-.PHONY: run test examples lint docs docs-browser clean
+.PHONY: run test test-fast examples lint docs docs-browser clean
 
 run: .venv/installed  ## the sinusoid study: eight methods, into runs/sinusoid
 	$(BIN)/python -m experiments.sinusoid
 
 test: .venv/installed  ## the test suite, on two processes
 	$(BIN)/python -m pytest -q -n 2
+
+test-fast: .venv/installed  ## every estimator against an oracle, and what is quick besides
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 examples: .venv/installed  ## every recipe of experiments/recipes, a minute each at most
 	set -e; for name in $(RECIPES); do echo "== $$name"; $(BIN)/python -m experiments.recipes.$$name; done

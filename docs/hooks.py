@@ -12,6 +12,10 @@ LINK = re.compile(r"\]\((?!https?://)([^)#]*)(#[^)]*)?\)")
 COPIED = (
     "notebooks/*.ipynb",
     "RESULTS.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "experiments/README.md",
+    "experiments/results/claims.md",
     "experiments/results/**/*.svg",
     "experiments/results/**/README.md",
     "experiments/results/research/*.md",
@@ -25,9 +29,10 @@ def on_files(files, config):
     for path in [path for pattern in COPIED for path in sorted(ROOT.glob(pattern))]:
         name = path.relative_to(ROOT).as_posix()
         files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
-        if name.startswith("experiments/") and path.suffix == ".md":
+        if name.count("/") > 2 and path.suffix == ".md":
             studies.setdefault(name.split("/")[2], []).append(name)
-    config.nav[-1] = {"Results": ["RESULTS.md", *({k: v} for k, v in studies.items())]}
+    first = ["RESULTS.md", "experiments/results/claims.md", "experiments/README.md"]
+    config.nav[-1] = {"Results": [*first, *({k: v} for k, v in studies.items())]}
     return files
 
 

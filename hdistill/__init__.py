@@ -8,40 +8,27 @@ See `hd.offline` for the hypergradient over a whole inner optimisation, `hd.onli
 that give one after every inner step, `hd.learner` for meta-learning with either, and
 `hd.Problem` for your own Φ.
 
-Which method when (the figures are in RESULTS.md):
-
-- λ may wait for the end of an inner optimisation, the weights of all T steps fit in memory (of 2√T
-  of them with checkpoint=True): `hd.offline.reverse_mode`, with every=n in `hd.learner`. Exact, the
-  loss at every n-th step counts, 2T - 1 products. It moves λ once where an online method moves it
-  T/n times: give λ a larger learning rate.
-- The same, but memory for few copies of the weights: `hd.offline.drmad` with anchors=k, every=n.
-- λ must move during training (a stream without end, a very long T), or products are dear:
-  `hd.online.robust_hyperdistill`, one product a step. To compare with the paper,
-  `hd.online.hyperdistill` on a problem with a surrogate.
-- A handful of λ, however long T is: `hd.offline.forward_mode` or `hd.online.forward_mode`.
-- L_val depends on λ directly, and this direct gradient is nearly the whole:
-  `hd.online.first_order`, no product.
-- Training ends at a fixed point of Φ: `hd.offline.implicit`.
-- One or two scalars: no hypergradient at all, a grid of them under `jax.vmap`.
+Which method when: docs/which.md. In short: `hd.offline.reverse_mode` where the weights of T steps
+fit in memory, `hd.offline.drmad` with few of them, `hd.online.robust_hyperdistill` where λ must
+move during training.
 """
 
 from hdistill import offline, online
-from hdistill.batches import OutOfDataWarning
 from hdistill.cache import clear_cache
-from hdistill.fidelity import Fidelity, compare
-from hdistill.hypergradient.base import Estimator, Hypergradient, Transition
+from hdistill.checks.batches import OutOfDataWarning
+from hdistill.checks.problem import NonFiniteWarning, ZeroHypergradientWarning
+from hdistill.compare import Fidelity, compare
+from hdistill.hypergradient.estimator import Estimator, Hypergradient, Transition
 from hdistill.hypergradient.fit import FitStatus
-from hdistill.hypergradient.run_offline import OfflineInfo
-from hdistill.hypergradient.size import SizeSamples, fit_size
+from hdistill.hypergradient.fit_size import SizeSamples, fit_size
+from hdistill.hypergradient.offline_method import OfflineInfo
 from hdistill.learners.evaluate import evaluate
 from hdistill.learners.initialization import Initialization, fomaml, maml, reptile
 from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.learners.learner import Learner, LearnerState, learner
-from hdistill.learners.parallel import pmap_step
+from hdistill.learners.pmap import pmap_step
 from hdistill.learners.stream import FitInfo, Stream, StreamState, stream
-from hdistill.meta_problem import meta_problem
-from hdistill.problem import InnerState, Problem, from_losses, unroll
-from hdistill.problem_checks import NonFiniteWarning, ZeroHypergradientWarning
+from hdistill.problem import InnerState, Problem, from_losses, meta_problem, unroll
 
 __all__ = [
     "Estimator",

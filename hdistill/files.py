@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import IO
 
@@ -112,3 +113,157 @@ def checksum(path: pathlib.Path) -> str:
     digest = hashlib.sha256(path.name.encode() + b"\0")
     digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+RECORD = "made.json"
+
+
+def make_folder(path: pathlib.Path | str) -> pathlib.Path:
+    """Makes a folder, unless it is there; its absolute path.
+
+    Raises:
+      ValueError: a file is in the way.
+    """
+    try:
+        resolved = pathlib.Path(path).resolve()
+        resolved.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, TypeError) as error:
+        raise ValueError(f"path={path}: expected a folder, but {error}") from error
+    return resolved
+
+
+class OwnedFolder:
+    """A folder with a record, made.json, of whose it is and of the files that were made in it.
+
+    Examples:
+      >>> from hdistill import training
+      >>> folder = training.OwnedFolder("runs/report", "a report")
+      >>> folder.write("table.md", "| method | error |")
+      >>> folder.read("table.md")
+      '| method | error |'
+
+    Args:
+      path: made if it is not there.
+      owner: whose folder it is, as "study sinusoid".
+
+    Raises:
+      ValueError: the folder is another's.
+    """
+
+    def __init__(self, path: pathlib.Path | str, owner: str):
+        self.path, self.owner = make_folder(path), owner
+        record = read_json(self.path / RECORD)
+        if record is None:
+            record = {"owner": owner, "made": [], "checksums": {}}
+        check_record(self.path / RECORD, record)
+        if record["owner"] != owner:
+            raise ValueError(
+                f"{self.path} is the folder of {record['owner']}: expected another for {owner}"
+            )
+        self.made: set[str] = set(record["made"])
+        self._checksums: dict[str, str] = record.get("checksums", {})
+
+    def adopt(self, *names: str) -> None:
+        """Records files as made here."""
+        if not self.made.issuperset(names):
+            self.made |= set(names)
+            self._record()
+
+    def claim(self, *names: str) -> pathlib.Path:
+        """The path of a file that is about to be written; or of several, that of the last.
+
+        Raises:
+          ValueError: there is such a file, and it was not made here; a name with a folder in it.
+        """
+        for name in names:
+            if not _is_plain(name) or name == RECORD:
+                raise ValueError(f"name={name!r}: expected the name of a file in {self.path}")
+            if name not in self.made and (self.path / name).exists():
+                raise ValueError(
+                    f"{self.path / name} was not made by {self.owner}: expected a folder without "
+                    "it (move it, or choose another folder)"
+                )
+        self.adopt(*names)
+        return self.path / names[-1]
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file, whole or not at all, and records its checksum."""
+        path = self.claim(name)
+        if self._checksums.pop(name, None):
+            self._record()
+        write_whole(path, text)
+        self._checksums[name] = checksum(path)
+        self._record()
+
+    def read(self, name: str) -> str | None:
+        """What was written to a file; None where it was not, or not to its end.
+
+        Raises:
+          ValueError: it is not what was written.
+        """
+        path = self.path / name
+        if name not in self._checksums:
+            if path.exists() and name not in self.made:
+                raise ValueError(f"{path} was not made by {self.owner}: expected no such file yet")
+            return None
+        if not path.exists() or self.is_damaged(name):
+            raise ValueError(
+                f"{path} is damaged or gone: expected what was written there; without --resume "
+                "the run begins again"
+            )
+        return path.read_bytes().decode()
+
+    def is_damaged(self, name: str) -> bool:
+        """Whether a file that was written here is there, and is not what was written."""
+        path, expected = self.path / name, self._checksums.get(name)
+        return expected is not None and path.exists() and checksum(path) != expected
+
+    def _record(self) -> None:
+        record = {"owner": self.owner, "made": sorted(self.made), "checksums": self._checksums}
+        write_whole(self.path / RECORD, as_json(record | {"checksum": digest(record)}))
+
+    def empty(self, but: tuple[str, ...] = ()) -> None:
+        """Deletes what was made here, and nothing else."""
+        for name in self.made.difference(but):
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                delete_folder(path)
+            else:
+                path.unlink(missing_ok=True)
+        if self._checksums:
+            self._checksums = {}
+            self._record()
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it is the name of a file in the folder, and not a path that leads out of it."""
+    return name not in ("", ".", "..") and pathlib.Path(name).name == name
+
+
+def delete_folder(path: pathlib.Path) -> None:
+    """Deletes a folder; of one with a record, what was made there, and nothing else."""
+    record = read_json(path / RECORD)
+    if record is None:
+        return shutil.rmtree(path)
+    check_record(path / RECORD, record)
+    OwnedFolder(path, record["owner"]).empty()
+    (path / RECORD).unlink()
+    if not any(path.iterdir()):
+        path.rmdir()
+
+
+def check_record(path: pathlib.Path, record: dict) -> None:
+    """Raises ValueError for a made.json that we did not write."""
+    stated = record.pop("checksum", None)  # version 0.1 wrote no checksum
+    owner, made, sums = (record.get(key) for key in ("owner", "made", "checksums"))
+    if (
+        not isinstance(owner, str)
+        or not isinstance(made, list)
+        or not all(isinstance(name, str) and _is_plain(name) for name in made)
+        or not isinstance(sums, dict | None)
+        or stated not in (None, digest(record))
+    ):
+        raise ValueError(
+            f"{path} was not made by us, or is damaged: expected the owner of the folder and the "
+            "files made there; delete it if the folder may be used"
+        )

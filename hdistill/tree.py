@@ -124,28 +124,6 @@ def select(which, tree, other):
     return jax.tree.map(lambda a, b: jnp.where(which, a, b), tree, other)
 
 
-def vary_like(tree, reference):
-    """The tree, marked as varying over the device axes over which some leaf of `reference` varies.
-
-    Under `jax.shard_map` the gradient of a value that is the same on all devices is summed over
-    them, and a scan's carry must not begin to vary on the way. Elsewhere this is `tree` itself.
-    """
-    axes = frozenset().union(*map(_varying, jax.tree.leaves(reference)))
-
-    def cast(leaf):
-        lacking = axes - _varying(leaf)
-        return jax.lax.pcast(leaf, tuple(lacking), to="varying") if lacking else leaf
-
-    return jax.tree.map(cast, tree) if axes else tree
-
-
-def _varying(leaf) -> frozenset:
-    """The device axes over which an array varies; JAX's name for them depends on its version."""
-    kind = jax.typeof(leaf)
-    kind = getattr(kind, "manual_axis_type", kind)
-    return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
-
-
 def scale(factor, tree):
     """factor·tree, each leaf in its own dtype."""
     return jax.tree.map(lambda x: jnp.asarray(factor, x.dtype) * x, tree)

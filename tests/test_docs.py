@@ -11,8 +11,8 @@ import sys
 import pytest
 
 import hdistill as hd
-from experiments import launch
-from experiments.common.command import parse
+from experiments.run import launch
+from experiments.run.command import parse
 from hdistill import training
 from tests.conftest import CACHED
 from tests.documents import PAGES, ROOT
@@ -44,7 +44,7 @@ COMMANDS = {
 def test_a_command_is_understood(command, monkeypatch):
     """Its module is there and takes its options; the studies' own tests run them."""
     name, *options = shlex.split(command)
-    if name == "experiments.launch":  # which starts another
+    if name == "experiments.run.launch":  # which starts another
         given = launch.parse(options)
         name, options = given.study, given.options
     folder = ROOT / name.replace(".", "/")

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import hdistill as hd
-from hdistill.reach import reaching_hparams, unchanged
+from hdistill.checks.reach import reaching_hparams, unchanged
 from tests.problems import assert_close
 
 X = jnp.arange(3.0)

@@ -2,8 +2,8 @@
 
     python -m experiments.bench
 
-Each is a process of its own, with its table, CSV and picture in OUT; the others (images,
-large, faults, refusal) are run by name, as `python -m experiments.bench.images`.
+Each is a process of its own, with its table, CSV and picture in OUT; `images` is run by name,
+`python -m experiments.bench.images`.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ import pathlib
 import subprocess
 import sys
 
-from experiments.common.command import run_command
-from experiments.common.timing import warn_if_busy
+from experiments.run.command import run_command
+from experiments.run.timing import warn_if_busy
 
 OPTIONS = {
     "cost": ["--setting", "sinusoid", "anil", "warpgrad", "metaweightnet", "--repeats", "3"],

@@ -21,18 +21,18 @@ import numpy as np
 import pandas as pd
 
 from experiments.bench.operations import operations
-from experiments.common.command import run_command
-from experiments.common.methods import METHODS, Method
-from experiments.common.plots import COLOURS
-from experiments.common.sets import svg
-from experiments.common.study import Setting
-from experiments.common.tables import markdown
-from experiments.common.timing import medians, warn_if_busy
+from experiments.draw.plots import COLOURS
+from experiments.draw.sets import svg
+from experiments.draw.tables import markdown
 from experiments.image_meta.presets import PresetName
 from experiments.image_meta.setting import MODELS
 from experiments.image_meta.setting import make_setting as make_image_setting
+from experiments.methods import METHODS, Method
+from experiments.run.command import run_command
+from experiments.run.study import Setting
+from experiments.run.timing import medians, warn_if_busy
 from experiments.sinusoid.setting import make_setting as make_sinusoid_setting
-from hdistill.checks import check_choice, check_count
+from hdistill.checks.values import check_choice, check_count
 from hdistill.training import OwnedFolder
 
 # Table 3 of Lee et al. 2022, on an RTX 2080 Ti: seconds of HyperDistill to those of 1-step, of FO;

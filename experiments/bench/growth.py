@@ -21,17 +21,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pandas as pd
-from tqdm import tqdm
 
 import hdistill as hd
-from experiments.common.command import run_command
-from experiments.common.methods import METHODS, Method
-from experiments.common.plots import COLOURS
-from experiments.common.sets import svg
-from experiments.common.tables import markdown
-from experiments.common.timing import medians, warn_if_busy
+from experiments.draw.plots import COLOURS
+from experiments.draw.sets import svg
+from experiments.draw.tables import markdown
+from experiments.methods import METHODS, Method
+from experiments.run.command import run_command
+from experiments.run.timing import medians, warn_if_busy
 from experiments.sinusoid.setting import make_setting
-from hdistill.checks import check_choice, check_count
+from hdistill.checks.values import check_choice, check_count
+from hdistill.progress import progress
 from hdistill.training import OwnedFolder
 
 SIZES = {
@@ -121,7 +121,7 @@ MAKE = {
 def measure(what: str, names, repeats: int) -> list[dict]:
     """A row for each method and size; the sizes of a method take turns."""
     rows = []
-    for name in tqdm(names, desc=what, leave=False):
+    for name in progress(names, what):
         calls, programs = [], []
         for size in SIZES[what]:
             learner, state, tasks = MAKE[what](METHODS[name], size)

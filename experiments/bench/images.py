@@ -23,13 +23,13 @@ import hdistill as hd
 from experiments.bench.operations import operations
 from experiments.bench.parts import seconds_by_part
 from experiments.bench.peers.sides.jax_model import lax_conv
-from experiments.common.command import run_command
-from experiments.common.cpu import keep_short_loops
-from experiments.common.tables import markdown
-from experiments.common.timing import medians, warn_if_busy
+from experiments.draw.tables import markdown
 from experiments.image_meta.presets import PresetName, protocol
 from experiments.image_meta.setting import MODELS
-from hdistill.checks import check_choice, check_count
+from experiments.run.command import run_command
+from experiments.run.cpu import keep_short_loops
+from experiments.run.timing import medians, warn_if_busy
+from hdistill.checks.values import check_choice, check_count
 from hdistill.models import layers
 from hdistill.models.conv import conv3x3, convolution_by_slices
 

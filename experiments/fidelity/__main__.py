@@ -19,20 +19,20 @@ import pathlib
 import jax
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 import hdistill as hd
-from experiments.common.command import Command, run_command
-from experiments.common.methods import METHODS
-from experiments.common.runs import numerics, spent
-from experiments.common.sets import open_out, write_set
-from experiments.common.study import Setting, check_protocol, tell
+from experiments.draw.runs import numerics, spent
+from experiments.draw.sets import open_out, write_set
 from experiments.fidelity import report
 from experiments.fidelity.passes import compare_passes
 from experiments.fidelity.presets import PRESETS, Preset
 from experiments.fidelity.setting import ProblemName, adapted, contenders, make_setting
 from experiments.image_meta.presets import PresetName
-from hdistill.checks import check_gamma
+from experiments.methods import METHODS
+from experiments.run.command import Command, run_command
+from experiments.run.study import Setting, check_protocol, tell
+from hdistill.checks.values import check_gamma
+from hdistill.progress import progress
 from hdistill.training import NonFiniteLoss, RunFolder
 from hdistill.training import run as train
 
@@ -110,7 +110,7 @@ class Study:
         if all(folder.read(f"{stage}-{kind}.csv") for kind in ("cosines", "costs", "samples")):
             return
         setting, cosines, costs, samples = self.setting, [], [], []
-        for task in tqdm(range(self.preset.tasks), desc=f"comparing, {stage}", leave=False):
+        for task in progress(range(self.preset.tasks), f"comparing, {stage}"):
             case = (hparams, weights, *setting.draw(jax.random.fold_in(key, task)))
             compared = hd.compare(setting.problem, self.contenders, *case)
             for name, fidelity in compared.items():

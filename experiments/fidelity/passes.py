@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 
 import hdistill as hd
-from experiments.common.methods import METHODS
-from experiments.common.study import Setting
-from experiments.common.timing import medians
 from experiments.fidelity.setting import adapted
+from experiments.methods import METHODS
+from experiments.run.study import Setting
+from experiments.run.timing import medians
 
 
 class Pass(NamedTuple):

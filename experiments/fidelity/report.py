@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from experiments.common.methods import METHODS
-from experiments.common.plots import COLOURS, points
-from experiments.common.tables import count_runs, format_interval, markdown
+from experiments.draw.plots import COLOURS, points
+from experiments.draw.tables import count_runs, format_interval, markdown
+from experiments.methods import METHODS
 
 STAGES = ("random", "trained")
 SHOWN = ("fo", "one-step", "nift", "paper-0.9", "fitted-0.9", "robust")
@@ -57,7 +57,8 @@ def to_frame(runs) -> pd.DataFrame:
             cost = costs[costs["method"] == method]
             row = {"problem": run.config["problem"], "preset": run.config["preset"]}
             row |= {"seed": run.config["seed"], "method": method}
-            row["arguments"] = json.dumps(run.config.get("compared", {}).get(method))
+            arguments = run.config.get("compared", {}).get(method) or {}
+            row |= {f"argument.{name}": value for name, value in arguments.items()}
             for field in ("cosine", "second_order_cosine"):
                 row |= {f"{field}_{stage}": x[field].mean() for stage, x in of.items()}
             row["second_order_ratios"] = _short(of[STAGES[1]]["second_order_ratio"])

@@ -6,11 +6,11 @@ from typing import Literal
 import jax
 
 import hdistill as hd
-from experiments.common.methods import METHODS, Method
-from experiments.common.study import Setting
 from experiments.fidelity.presets import Preset
 from experiments.image_meta import setting as image_meta
 from experiments.image_meta.presets import PresetName
+from experiments.methods import METHODS, Method
+from experiments.run.study import Setting
 from experiments.sinusoid import setting as sinusoid
 
 ProblemName = Literal["warpgrad", "anil", "sinusoid"]

@@ -13,14 +13,14 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-from experiments.common.command import run_command
-from experiments.common.cpu import keep_short_loops, use_cores
-from experiments.common.distributed import start
-from experiments.common.meta import MetaCommand, run_methods
-from experiments.common.methods import METHODS, chosen
 from experiments.image_meta import report
 from experiments.image_meta.presets import PresetName, protocol
 from experiments.image_meta.setting import make_setting
+from experiments.methods import METHODS, chosen
+from experiments.run.command import run_command
+from experiments.run.cpu import keep_short_loops, use_cores
+from experiments.run.distributed import start
+from experiments.run.meta_command import MetaCommand, run_methods
 
 # Online RMD is exact and 50 times one-step's price: it runs when it is asked for by name, as does λ
 # not learnt.

@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from experiments.common import sets
-from experiments.common.plots import mark, panels, style, training_rows, weighting_rows
-from experiments.common.tables import (
+from experiments.draw import sets
+from experiments.draw.plots import mark, panels, style, training_rows, weighting_rows
+from experiments.draw.tables import (
     argument,
     chosen_titles,
     format_interval,

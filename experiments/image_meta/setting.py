@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 
 import hdistill as hd
-from experiments.common.cpu import cores
-from experiments.common.distributed import spread
-from experiments.common.images import WAYS, digest, generated, weighting
-from experiments.common.methods import Method
-from experiments.common.study import Setting, shared
 from experiments.image_meta.presets import Preset, PresetName, protocol
-from hdistill.checks import check_choice
+from experiments.methods import Method
+from experiments.run.cpu import cores
+from experiments.run.distributed import spread
+from experiments.run.images import WAYS, digest, generated, weighting
+from experiments.run.study import Setting, shared
+from hdistill.checks.values import check_choice
 from hdistill.data import images
 from hdistill.data.augment import draw_batch, normalize, shrink
 from hdistill.data.datasets import DATASETS

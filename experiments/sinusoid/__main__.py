@@ -12,10 +12,10 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-from experiments.common.command import run_command
-from experiments.common.distributed import start
-from experiments.common.meta import MetaCommand, run_methods
-from experiments.common.methods import chosen
+from experiments.methods import chosen
+from experiments.run.command import run_command
+from experiments.run.distributed import start
+from experiments.run.meta_command import MetaCommand, run_methods
 from experiments.sinusoid import report
 from experiments.sinusoid.presets import PRESETS
 from experiments.sinusoid.setting import make_setting

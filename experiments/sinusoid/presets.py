@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.common.methods import METHODS
+from experiments.methods import METHODS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from experiments.common.plots import COLOURS, MOST, panels, points, style
-from experiments.common.sets import by_title
-from experiments.common.tables import (
+from experiments.draw.plots import COLOURS, MOST, panels, points, style
+from experiments.draw.sets import by_title
+from experiments.draw.tables import (
     argument,
     chosen_titles,
     difference,

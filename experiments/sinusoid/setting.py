@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 import hdistill as hd
-from experiments.common.methods import Method
-from experiments.common.study import Setting, shared
+from experiments.methods import Method
+from experiments.run.study import Setting, shared
 from experiments.sinusoid.presets import PRESETS
-from hdistill.checks import check_count
+from hdistill.checks.values import check_count
 from hdistill.data.sinusoid import RANGE, sample_curves, sample_tasks
 from hdistill.models.anil_regression import AnilRegression
 

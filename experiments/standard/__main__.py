@@ -21,12 +21,12 @@ from typing import Literal
 import jax
 
 import hdistill as hd
-from experiments.common.command import Command, run_command
-from experiments.common.images import weighting
-from experiments.common.methods import Method, chosen
-from experiments.common.runs import spent
-from experiments.common.sets import open_out, write_set
-from experiments.common.study import check_protocol, open_run, tell
+from experiments.draw.runs import spent
+from experiments.draw.sets import open_out, write_set
+from experiments.methods import Method, chosen
+from experiments.run.command import Command, run_command
+from experiments.run.images import weighting
+from experiments.run.study import check_protocol, open_run, tell
 from experiments.standard import report
 from experiments.standard.presets import PRESETS
 from experiments.standard.setting import Setting, corrupt, halves, make_setting

@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from experiments.common import sets
-from experiments.common.plots import panels, training_rows, weighting_rows
-from experiments.common.tables import format_interval, markdown, percent
+from experiments.draw import sets
+from experiments.draw.plots import panels, training_rows, weighting_rows
+from experiments.draw.tables import format_interval, markdown, percent
 from hdistill.training import read_run
 
 STAGES = ("learning λ", "retraining")

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 import hdistill as hd
-from experiments.common.images import WAYS, digest, generated
-from experiments.common.methods import Method
+from experiments.methods import Method
+from experiments.run.images import WAYS, digest, generated
 from experiments.standard.presets import PRESETS, Preset
 from hdistill.data import images
 from hdistill.data.augment import draw_batch, normalize, shrink

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.common.images import weighting
-from experiments.common.methods import Method
-from experiments.common.runs import spent
-from experiments.common.side_by_side import check_alone, lane_of, stacked, train_together
-from experiments.common.study import open_run, tell
+from experiments.draw.runs import spent
+from experiments.methods import Method
+from experiments.run.images import weighting
+from experiments.run.side_by_side import check_alone, lane_of, stacked, train_together
+from experiments.run.study import open_run, tell
 from experiments.standard.setting import Setting, corrupt, halves
 from hdistill.training import RunFolder
 

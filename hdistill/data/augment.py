@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hdistill.checks import check_count, describe
+from hdistill.checks.values import check_count, describe
 from hdistill.data.pool import Examples
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from hdistill.data.augment import shrink
 from hdistill.data.datasets import DATASETS, Dataset, PoolOf
 from hdistill.data.pool import Pool
+from hdistill.progress import progress
 
 
 def load(name: str, data_dir) -> Pool:
@@ -55,14 +56,13 @@ def load(name: str, data_dir) -> Pool:
 
 
 def _decode(dataset: Dataset, kind: PoolOf, root: pathlib.Path) -> Pool:
-    # Here, because a ready pool needs neither.
-    from tqdm import tqdm
-
+    # Here, because a ready pool does not need it.
     from hdistill.data import builders
 
     builder = getattr(builders, dataset.builder)(data_dir=root)
     builder.prepare(root, dataset.archive)
-    examples = tqdm(builder.as_data_source(kind.split), desc=f"decoding {dataset.builder}")
+    source = builder.as_data_source(kind.split)
+    examples = progress(source, f"decoding {dataset.builder}")
     rows = sorted(examples, key=lambda row: (row["label"], row["id"]))
     return Pool(
         shrink(np.stack([row["image"] for row in rows]), kind.size),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hdistill.checks import check_count
+from hdistill.checks.values import check_count
 from hdistill.files import whole
 
 

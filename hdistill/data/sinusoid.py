@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hdistill.checks import check_count
+from hdistill.checks.values import check_count
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, jnp.pi)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hdistill.devices import vary_like
 from hdistill.products import inner_pullback
-from hdistill.tree import vary_like, wide
+from hdistill.tree import wide
 
 
 class Pulled(NamedTuple):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from hdistill.checks import check_choice, leading_axis
+from hdistill.checks.values import check_choice, leading_axis
 from hdistill.tree import mix
 
 

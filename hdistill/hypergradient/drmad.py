@@ -4,12 +4,12 @@ from typing import Literal, overload
 
 import jax
 
-from hdistill.checks import check_count
+from hdistill.checks.values import check_count
 from hdistill.hypergradient.backward import backward
-from hdistill.hypergradient.base import Hypergradient
-from hdistill.hypergradient.line import walk
+from hdistill.hypergradient.drmad_line import walk
+from hdistill.hypergradient.estimator import Hypergradient
+from hdistill.hypergradient.offline_method import ALL, Arguments, OfflineInfo, run_offline
 from hdistill.hypergradient.outer_losses import outer_losses
-from hdistill.hypergradient.run_offline import ALL, Arguments, OfflineInfo, run_offline
 from hdistill.problem import Problem, PyTree
 from hdistill.tree import like
 

@@ -2,9 +2,9 @@
 
 import optax
 
-from hdistill.hypergradient.base import Estimator, Hypergradient
+from hdistill.hypergradient.estimator import Estimator, Hypergradient
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
-from hdistill.hypergradient.run_offline import Arguments, OfflineInfo, offline_method
+from hdistill.hypergradient.offline_method import Arguments, OfflineInfo, offline_method
 
 _METHOD = LastStep(
     name="first_order",

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from hdistill.checks import Signature
-from hdistill.hypergradient.base import (
+from hdistill.checks.values import Signature
+from hdistill.devices import vary_like
+from hdistill.hypergradient.estimator import (
     Estimator,
     Hypergradient,
     Moved,
@@ -15,7 +16,7 @@ from hdistill.hypergradient.base import (
     no_products,
     spend,
 )
-from hdistill.hypergradient.run_offline import (
+from hdistill.hypergradient.offline_method import (
     ALL,
     Arguments,
     OfflineInfo,
@@ -23,7 +24,7 @@ from hdistill.hypergradient.run_offline import (
     run_offline,
 )
 from hdistill.products import differentiable, outer_pullback
-from hdistill.tree import dtype_of, split, vary_like
+from hdistill.tree import dtype_of, split
 
 
 class ForwardModeState(NamedTuple):

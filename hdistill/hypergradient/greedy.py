@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import optax
 
-from hdistill.checks import Signature, check_gamma
-from hdistill.hypergradient.base import (
+from hdistill.checks.values import Signature, check_gamma
+from hdistill.hypergradient.estimator import (
     Estimator,
     Hypergradient,
     Moved,

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hdistill.checks import Signature, check_gamma
-from hdistill.hypergradient.base import (
+from hdistill.checks.values import Signature, check_gamma
+from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights
+from hdistill.hypergradient.estimator import (
     Estimator,
     Hypergradient,
     Moved,
@@ -16,8 +17,7 @@ from hdistill.hypergradient.base import (
     no_products,
     spend,
 )
-from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights
-from hdistill.hypergradient.size import size_fit
+from hdistill.hypergradient.fit_size import size_fit
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import like, scale, unit, wide
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from hdistill.checks import check_choice, check_count
-from hdistill.hypergradient.base import Estimator, Hypergradient
+from hdistill.checks.values import check_choice, check_count
+from hdistill.devices import vary_like
+from hdistill.hypergradient.estimator import Estimator, Hypergradient
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
-from hdistill.hypergradient.run_offline import Arguments, OfflineInfo
+from hdistill.hypergradient.offline_method import Arguments, OfflineInfo
 from hdistill.problem import Problem, PyTree
 from hdistill.products import differentiable, hparams_pullback
-from hdistill.tree import like, vary_like
+from hdistill.tree import like
 
 
 @overload

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hdistill.checks import Signature
-from hdistill.hypergradient.base import (
+from hdistill.checks.values import Signature
+from hdistill.hypergradient.estimator import (
     Estimator,
     Hypergradient,
     Moved,
@@ -15,7 +15,7 @@ from hdistill.hypergradient.base import (
     no_products,
     spend,
 )
-from hdistill.hypergradient.run_offline import Arguments, OfflineInfo, run_offline
+from hdistill.hypergradient.offline_method import Arguments, OfflineInfo, run_offline
 from hdistill.problem import Problem, PyTree, run
 from hdistill.products import outer_pullback
 

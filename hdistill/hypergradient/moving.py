@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from hdistill.checks.reach import unchanged
 from hdistill.problem import Problem
-from hdistill.reach import unchanged
 from hdistill.tree import dtype_of, is_real, part
 
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import Signature, check_count, check_flag, check_memory
+from hdistill.checks.values import Signature, check_count, check_flag, check_memory
 from hdistill.hypergradient.backward import Pulled, backward
-from hdistill.hypergradient.base import (
+from hdistill.hypergradient.estimator import (
     Estimator,
     Hypergradient,
     Moved,
@@ -17,8 +17,8 @@ from hdistill.hypergradient.base import (
     no_products,
     spend,
 )
+from hdistill.hypergradient.offline_method import ALL, Arguments, OfflineInfo, run_offline
 from hdistill.hypergradient.outer_losses import outer_losses
-from hdistill.hypergradient.run_offline import ALL, Arguments, OfflineInfo, run_offline
 from hdistill.problem import Problem, PyTree, run
 from hdistill.products import inner_pullback, outer_pullback
 from hdistill.tree import like, nbytes, wide

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import Signature, check_gamma, check_positive
-from hdistill.hypergradient.average import Average, empty, extend
-from hdistill.hypergradient.base import (
+from hdistill.checks.values import Signature, check_gamma, check_positive
+from hdistill.hypergradient.distill import mix_weights, mix_weights_back
+from hdistill.hypergradient.estimator import (
     Estimator,
     Hypergradient,
     Moved,
@@ -16,11 +16,10 @@ from hdistill.hypergradient.base import (
     no_products,
     spend,
 )
-from hdistill.hypergradient.distill import mix_weights, mix_weights_back
 from hdistill.hypergradient.fit import Fit
-from hdistill.hypergradient.size import Term, measure_sizes, size_products
+from hdistill.hypergradient.fit_size import Term, measure_sizes, size_products
 from hdistill.products import hparams_pullback, outer_pullback
-from hdistill.tree import is_finite, like, scale, select, wide
+from hdistill.tree import is_finite, like, mix, scale, select, wide
 
 NEGLIGIBLE = 1e-3  # a ‖g^FO‖ below this share of ‖g^SO‖ says nothing of how long g^SO may be
 
@@ -35,6 +34,18 @@ class RobustSize(NamedTuple):
 
     theta: jax.Array | float
     limit: jax.Array | float
+
+
+class Average(NamedTuple):
+    """m_t = Σ_i ρ^(t-i) x_i / Σ_i ρ^(t-i).
+
+    Attributes:
+      mean: m_t, of the structure of x; of half precision in float32.
+      weight: Σ_i ρ^(t-i), floating [].
+    """
+
+    mean: object
+    weight: jax.Array
 
 
 class RobustState(NamedTuple):
@@ -202,3 +213,14 @@ def _match_norms(statistics) -> RobustSize:
     xy, xx, squares = statistics
     theta = jnp.sqrt(squares / jnp.where(xx > 0, xx, 1))
     return RobustSize(jnp.where(xy <= 0, 0, theta), jnp.sqrt(squares))
+
+
+def empty(like) -> Average:
+    """Before the first x."""
+    return Average(optax.tree.zeros_like(wide(like)), jnp.zeros(()))
+
+
+def extend(average: Average, x, memory: float) -> Average:
+    """With one more x; `memory` is ρ in [0, 1). At ρ = 0 the mean is x to the last bit."""
+    weight = 1 + memory * average.weight
+    return Average(mix(memory * average.weight / weight, average.mean, x, latest=x), weight)

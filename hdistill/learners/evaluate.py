@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hdistill.batches import traced
 from hdistill.cache import compiled, is_tracing
-from hdistill.checks import (
+from hdistill.checks.batches import traced
+from hdistill.checks.problem import check_functions, check_update
+from hdistill.checks.values import (
     check_arrays,
     check_calls,
     check_count,
@@ -17,10 +18,9 @@ from hdistill.checks import (
     check_weights,
     leading_axis,
 )
-from hdistill.learners.parallel import check_devices, everywhere, scattered, split_over
-from hdistill.learners.plan import first_half, numbered, second_half
+from hdistill.devices import check_devices, everywhere, scattered, split_over
+from hdistill.learners.draws import first_half, numbered, second_half
 from hdistill.problem import run
-from hdistill.problem_checks import check_functions, check_update
 from hdistill.tree import shapes
 
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import check_positive
+from hdistill.checks.optimizers import check_optimizer
+from hdistill.checks.values import check_positive
 from hdistill.problem import InnerState
-from hdistill.problem_checks import check_optimizer
 from hdistill.products import outer_pullback
 from hdistill.tree import split
 

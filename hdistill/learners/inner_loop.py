@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.hypergradient.base import SIDE_BY_SIDE, Transition, spend
+from hdistill.checks.optimizers import transform
+from hdistill.hypergradient.estimator import SIDE_BY_SIDE, Transition, spend
 from hdistill.hypergradient.fit import FitStatus, before_any, settle
-from hdistill.learners.plan import MetaBatch, Plan, draw, drawn_with, keys_of_step, redraw
-from hdistill.meta_problem import meta_problem
-from hdistill.problem import PyTree
-from hdistill.problem_checks import transform
+from hdistill.learners.draws import draw, drawn_with, keys_of_step, redraw
+from hdistill.learners.plan import MetaBatch, Plan
+from hdistill.problem import PyTree, meta_problem
 from hdistill.tree import is_finite, select, split
 
 

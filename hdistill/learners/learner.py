@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hdistill.checks import (
+from hdistill.checks.optimizers import begin, transform
+from hdistill.checks.problem import check_problem, differentiating
+from hdistill.checks.values import (
     Signature,
     check_count,
     check_hparams,
@@ -18,7 +20,9 @@ from hdistill.checks import (
     leading_axis,
     named,
 )
-from hdistill.hypergradient.base import Estimator
+from hdistill.devices import on_auto_axes
+from hdistill.hypergradient.estimator import Estimator
+from hdistill.learners.draws import draw, first_half, second_half
 from hdistill.learners.initialization import Initialization, params_of, with_params
 from hdistill.learners.inner_loop import (
     LearnerInfo,
@@ -29,19 +33,8 @@ from hdistill.learners.inner_loop import (
     summarize,
     theta_before,
 )
-from hdistill.learners.plan import (
-    MetaBatch,
-    Plan,
-    draw,
-    first_half,
-    make_plan,
-    samplers_with_data,
-    second_half,
-    with_samplers,
-)
+from hdistill.learners.plan import MetaBatch, Plan, make_plan, samplers_with_data, with_samplers
 from hdistill.problem import Problem, PyTree
-from hdistill.problem_checks import begin, check_problem, differentiating, transform
-from hdistill.sharding import on_auto_axes
 from hdistill.tree import own, select, shapes
 
 
@@ -180,7 +173,7 @@ def learner(
       ValueError: an argument of the wrong type or out of range; every and last such that λ never
         moves; `last` beside an offline method, or an `every` that it does not take; from `init`, a
         raw key and hyperparameters that are not floating point or not finite; from `step`, while
-        tracing, a Φ or L_val that does not fit (see `hdistill.problem_checks`), tasks that do not
+        tracing, a Φ or L_val that does not fit (see `hdistill.checks.problem`), tasks that do not
         fit together, and the state of another learner.
     """
     plan = make_plan(

@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hdistill.batches import batch_stream, count_steps
-from hdistill.checks import Signature, check_arrays, check_count
-from hdistill.hypergradient.base import Estimator, spend
+from hdistill.checks.batches import batch_stream, count_steps
+from hdistill.checks.optimizers import begin
+from hdistill.checks.problem import check_problem, differentiating
+from hdistill.checks.values import Signature, check_arrays, check_count
+from hdistill.devices import on_auto_axes
+from hdistill.hypergradient.estimator import Estimator, spend
 from hdistill.hypergradient.fit import settle
+from hdistill.learners.draws import draw, first_half, second_half
 from hdistill.learners.inner_loop import (
     LearnerInfo,
     Loop,
@@ -21,19 +25,8 @@ from hdistill.learners.inner_loop import (
     theta_before,
 )
 from hdistill.learners.learner import check_start, check_state
-from hdistill.learners.plan import (
-    MetaBatch,
-    Plan,
-    draw,
-    first_half,
-    make_plan,
-    samplers_with_data,
-    second_half,
-    with_samplers,
-)
+from hdistill.learners.plan import MetaBatch, Plan, make_plan, samplers_with_data, with_samplers
 from hdistill.problem import PyTree
-from hdistill.problem_checks import begin, check_problem, differentiating
-from hdistill.sharding import on_auto_axes
 from hdistill.tree import own
 
 
@@ -170,7 +163,7 @@ def stream(
     Raises:
       ValueError: an argument of the wrong type or out of range; an `every` that does not divide
         `steps`; an estimator that is not online; from `init`, a raw key and a
-        Φ or L_val that does not fit (see `hdistill.problem_checks`); from `step`, while tracing,
+        Φ or L_val that does not fit (see `hdistill.checks.problem`); from `step`, while tracing,
         the state of another stream.
     """
     if not isinstance(estimator, Estimator):

@@ -8,7 +8,7 @@ losses of (params, hparams, batch) with batch = (images, labels): float32 [B, H,
 import jax.numpy as jnp
 import optax
 
-from hdistill.checks import check_count
+from hdistill.checks.values import check_count
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 

@@ -19,7 +19,7 @@ import jax.extend
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-from hdistill.tree import vary_like
+from hdistill.devices import vary_like
 
 # A leading axis of tasks has a kernel for each: what `vmap` over tasks makes of a convolution.
 convolution_p = jax.extend.core.Primitive("conv3x3")  # [T, B, H, W, C], [T, 3, 3, C, O]

@@ -5,13 +5,10 @@ with training.RunFolder("runs/mine", {"rate": 0.1, "seed": 0}, resume=True) as f
     folder.finish({"test_loss": 0.3})
 """
 
+from hdistill.files import OwnedFolder
 from hdistill.training.checkpoints import DamagedCheckpoint
-from hdistill.training.folder import OtherRun, RunFolder
-from hdistill.training.follower import shared_folder
-from hdistill.training.loop import NonFiniteLoss, run
-from hdistill.training.owned import OwnedFolder
-from hdistill.training.read import Run, read_run
-from hdistill.training.signals import Stopped
+from hdistill.training.folder import OtherRun, Run, RunFolder, read_run, shared_folder
+from hdistill.training.run import NonFiniteLoss, Stopped, run
 
 __all__ = [
     "DamagedCheckpoint",

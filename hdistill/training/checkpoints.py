@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from hdistill.checks import describe, named
+from hdistill.checks.values import describe, named
 from hdistill.files import checksum, read_json, write_whole
 from hdistill.training.processes import is_key
 

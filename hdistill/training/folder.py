@@ -5,25 +5,28 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
-from hdistill.checks import check_flag
+import jax
+
+from hdistill.checks.values import check_flag
 from hdistill.files import (
+    OwnedFolder,
     as_json,
     checksum,
     differences,
     digest,
+    make_folder,
     open_own,
     plain,
     read_json,
     write_whole,
 )
 from hdistill.training.checkpoints import Checkpoints, check_checkpoints, recorded_config
-from hdistill.training.owned import OwnedFolder, make_folder
 from hdistill.training.provenance import commit, provenance
-from hdistill.training.read import CONFIG, METRICS, SUMMARY, read_lines, read_run
 
 OWNER = "a run"
+CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 CHECKPOINTS, LOCK = "checkpoints", "run.lock"
 STANDARD = (CONFIG, METRICS, SUMMARY, CHECKPOINTS, LOCK)
 
@@ -268,3 +271,125 @@ def _check_config(config) -> dict:
 
 def _line(row: dict) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
+
+
+class Run(NamedTuple):
+    """What a run that ended left.
+
+    Attributes:
+      path: its folder.
+      config: what decided its result.
+      summary: its figures, and what produced them.
+      rows: a dict for each step, as in metrics.jsonl.
+    """
+
+    path: pathlib.Path
+    config: dict
+    summary: dict
+    rows: list[dict]
+
+
+def read_run(path: pathlib.Path | str) -> Run:
+    """The configuration, summary and metrics of a run that ended, verified.
+
+    Examples:
+      >>> from hdistill import training
+      >>> with training.RunFolder("runs/two", {"seed": 0}) as folder:
+      ...     summary = folder.finish({"test_loss": 0.4})
+      >>> run = training.read_run("runs/two")
+      >>> run.config["seed"], run.summary["test_loss"]
+      (0, 0.4)
+
+    Raises:
+      ValueError: no run ended there, or a file is not what was written.
+    """
+    path = pathlib.Path(path)
+    summary = read_json(path / SUMMARY)
+    if summary is None:
+        raise ValueError(f"{path}: expected {SUMMARY}, of a run that ended")
+    stated = summary.pop("checksum", None)
+    if stated != digest(summary):
+        raise ValueError(
+            f"{path / SUMMARY} is damaged: it does not match its checksum; delete it and resume"
+        )
+    for name, expected in summary.pop("files").items():
+        if not (path / name).exists() or checksum(path / name) != expected:
+            raise ValueError(
+                f"{path / name} is damaged or gone: expected what the run wrote; delete {SUMMARY} "
+                "and resume, and the run ends again from its last checkpoint"
+            )
+    return Run(path, read_json(path / CONFIG) or {}, summary, read_lines(path / METRICS))
+
+
+def read_lines(path: pathlib.Path) -> list[dict]:
+    """The rows of metrics.jsonl up to one that is not whole: a kill may cut the last."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError):
+            break
+    return rows
+
+
+class Follower:
+    """What a process other than the first has for a run's folder: it reads and writes nothing."""
+
+    summary = None
+
+    def __init__(self, path: pathlib.Path | str, config: dict):
+        self.path, self.config, self.fallback = pathlib.Path(path), config, False
+        self.rows = list[dict]()
+
+    def save(self, step: int, state) -> None:
+        """Does nothing: process 0 saves."""
+
+    def restore(self, state):
+        """Returns (0, `state`); `training.run` then takes process 0's."""
+        return 0, state
+
+    def log(self, row: dict) -> None:
+        """Keeps the row in memory."""
+        self.rows.append(row)
+
+    def claim(self, name: str) -> pathlib.Path:
+        """The path that the file has in process 0."""
+        return self.path / name
+
+    def write(self, name: str, text: str) -> None:
+        """Does nothing."""
+
+    def read(self, name: str) -> None:
+        """Returns None."""
+
+    def finish(self, figures: dict) -> dict:
+        """Returns the figures."""
+        return figures
+
+    def close(self) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> "Follower":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+
+def shared_folder(path: pathlib.Path | str, config: dict, **how) -> RunFolder | Follower:
+    """Opens a run's folder in process 0 of `jax.distributed`; the others get a stand-in.
+
+    `hdistill.training.run` starts all of them from process 0's checkpoint, so that the disk need
+    not be shared, and a run goes on with another number of processes or devices. In one process it
+    is a `RunFolder`.
+
+    Examples:
+      >>> from hdistill import training
+      >>> with training.shared_folder("runs/shared", {"seed": 0}) as folder:
+      ...     print(type(folder).__name__)
+      RunFolder
+
+    Args:
+      path, config, how: as for `RunFolder`.
+    """
+    return RunFolder(path, config, **how) if jax.process_index() == 0 else Follower(path, config)

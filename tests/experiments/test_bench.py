@@ -13,8 +13,8 @@ from experiments.bench.operations import operations
 from experiments.bench.parts import seconds_by_part
 from experiments.bench.peers import __main__ as peers
 from experiments.bench.peers import environments
-from experiments.common.methods import METHODS
 from experiments.image_meta.presets import protocol
+from experiments.methods import METHODS
 
 
 def test_operations_of_a_step_are_those_counted_by_hand():

@@ -12,12 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.common.cpu import SHORT_LOOPS, keep_short_loops
-from experiments.common.images import WAYS
-from experiments.common.methods import METHODS
-from experiments.common.plots import training_rows
-from experiments.common.runs import read_runs
-from experiments.common.sets import write_set
+from experiments.draw.plots import training_rows
+from experiments.draw.runs import read_runs
+from experiments.draw.sets import write_set
 from experiments.image_meta import report
 from experiments.image_meta.__main__ import Config, main
 from experiments.image_meta.presets import PRESETS, protocol
@@ -28,6 +25,9 @@ from experiments.image_meta.setting import (
     hyper_schedule,
     make_hyper_optimizer,
 )
+from experiments.methods import METHODS
+from experiments.run.cpu import SHORT_LOOPS, keep_short_loops
+from experiments.run.images import WAYS
 from hdistill.data.augment import shrink
 from hdistill.data.pool import Pool
 from hdistill.training import Run, RunFolder
@@ -159,7 +159,7 @@ def runs_frame(*runs):
     for method, title, seed, test, validation in runs:
         row = {"model": "warpgrad", "dataset": "cifar100", "init": "reptile", "method": method}
         row |= {"title": title, "seed": seed, "commit": "abc"}
-        row |= {"arguments": json.dumps({"hyper_rate": 0.01, "gamma": 0.9})}
+        row |= {"argument.hyper_rate": 0.01, "argument.gamma": 0.9}
         row |= {"test_accuracy": test, "validation_accuracy": validation, "products": 50}
         row |= {"inner_optimisations_done": 2, "seconds": 3.0, "seconds_each": 1.5}
         rows.append(row)

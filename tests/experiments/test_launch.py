@@ -10,8 +10,8 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from experiments.common import distributed
-from experiments.launch import advice, start, stop, wait
+from experiments.run import distributed
+from experiments.run.launch import advice, start, stop, wait
 
 ROOT = pathlib.Path(__file__).parents[2]
 # One that fails in process 1, and one that needs a second to save what it has when it is asked to.
@@ -34,7 +34,15 @@ time.sleep(60)
 def launched(folder, *options):
     (folder / "study.py").write_text(STUDY)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{folder}"}
-    command = [sys.executable, "-m", "experiments.launch", "--processes", "2", "study", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.run.launch",
+        "--processes",
+        "2",
+        "study",
+        *options,
+    ]
     return subprocess.Popen(
         [*command, str(folder)], env=environment, stderr=subprocess.PIPE, text=True
     )

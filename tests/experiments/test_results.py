@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import report
-from experiments.common import sets
-from experiments.common.sets import draw_set, svg
-from experiments.common.tables import verdict
-from experiments.frontier import frontier
+from experiments.draw import sets
+from experiments.draw.sets import draw_set, svg
+from experiments.draw.tables import verdict
+from experiments.report import __main__ as report
+from experiments.report.frontier import frontier
 from hdistill.training import OwnedFolder
 
 SETS = [
@@ -61,10 +61,13 @@ def test_the_frontier_has_each_method_where_it_was_timed_and_says_how_many_runs(
 
 
 def test_results_are_few_and_small():
-    files = [path for path in report.RESULTS.rglob("*") if path.is_file()]
-    assert len(files) <= 150 and sum(path.stat().st_size for path in files) <= 4e6
-    kinds = {path.suffix for path in files}
-    assert kinds == {".csv", ".json", ".md", ".svg"}
+    for folder in {path.parent for path in report.RESULTS.rglob("*") if path.is_file()}:
+        files = [path for path in folder.iterdir() if path.is_file()]
+        assert len(files) <= 16 and sum(path.stat().st_size for path in files) <= 4e5, folder
+        assert {path.suffix for path in files} <= {".csv", ".json", ".md", ".svg"}
+        assert not any(path.name == "made.json" for path in files)
+        tables = [path.read_text() for path in files if path.suffix == ".csv"]
+        assert all(text.count("\n") > 1 for text in tables)  # none is a header only
 
 
 def test_results_md_is_what_the_command_writes(tmp_path, monkeypatch):
@@ -74,10 +77,12 @@ def test_results_md_is_what_the_command_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", copy)
     monkeypatch.setattr(report, "RESULTS_MD", tmp_path / "RESULTS.md")
     monkeypatch.setattr(report, "draw_set", lambda *arguments: None)
+    claims = (report.RESULTS / "claims.md").read_text()
     monkeypatch.setattr(report, "ROOT", tmp_path)
     report.main()
     written = (tmp_path / "RESULTS.md").read_text()
     assert written.replace("(results/", "(experiments/results/") == before
+    assert (copy / "claims.md").read_text() == claims
 
 
 @pytest.mark.parametrize(

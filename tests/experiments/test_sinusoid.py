@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.common.command import run_command
-from experiments.common.methods import METHODS, chosen
-from experiments.common.side_by_side import run_side_by_side, train_together
-from experiments.common.study import run, run_method
-from experiments.common.tables import format_interval, mean_interval
+from experiments.draw.tables import format_interval, mean_interval
 from experiments.image_meta.presets import PRESETS as IMAGE_PRESETS
+from experiments.methods import METHODS, chosen
+from experiments.run.command import run_command
+from experiments.run.side_by_side import run_side_by_side, train_together
+from experiments.run.study import run, run_method
 from experiments.sinusoid import report
 from experiments.sinusoid.__main__ import Config, main
 from experiments.sinusoid.presets import PRESETS

@@ -8,7 +8,7 @@ import pytest
 
 import hdistill as hd
 from hdistill.hypergradient.backward import backward
-from hdistill.hypergradient.line import walk
+from hdistill.hypergradient.drmad_line import walk
 from hdistill.hypergradient.outer_losses import outer_losses
 from hdistill.problem import run
 from tests.problems import CASES, Case, assert_close, grad_of_unroll

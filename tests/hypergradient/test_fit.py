@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import hdistill as hd
-from experiments.bench.refusal import CHANCE, run_streams
 from hdistill.hypergradient.fit import Fit, settle
+from tests.hypergradient.digit_streams import CHANCE, run_streams
 from tests.problems import assert_close, quadratic
 
 

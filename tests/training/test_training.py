@@ -21,7 +21,7 @@ import pytest
 import hdistill as hd
 from hdistill import training
 from hdistill.training import checkpoints
-from hdistill.training.follower import Follower
+from hdistill.training.folder import Follower
 
 KILL_TARGET = """
 import sys

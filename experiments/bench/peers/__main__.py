@@ -20,15 +20,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import NullLocator
-from tqdm import tqdm
 
 from experiments.bench.peers.environments import PACKAGES, python_of
 from experiments.bench.peers.problems import SETTINGS, make_problem
-from experiments.common.command import run_command
-from experiments.common.sets import svg
-from experiments.common.tables import markdown
-from experiments.common.timing import warn_if_busy
-from hdistill.checks import check_choice, check_count
+from experiments.draw.sets import svg
+from experiments.draw.tables import markdown
+from experiments.run.command import run_command
+from experiments.run.timing import warn_if_busy
+from hdistill.checks.values import check_choice, check_count
+from hdistill.progress import progress
 from hdistill.training import OwnedFolder
 
 SIDES = pathlib.Path(__file__).parent / "sides"
@@ -131,7 +131,7 @@ def measure(problem: str, method: str, pythons: dict, repeats: int, out: pathlib
         if not sides or sides[0].name != "hdistill":
             raise ValueError(f"{problem}, {method}: our own side failed, see above")
         seconds: dict[str, list[float]] = {side.name: [] for side in sides}
-        for _ in tqdm(range(repeats), desc=f"{problem}, {method}", leave=False):
+        for _ in progress(range(repeats), f"{problem}, {method}"):
             for side in sides:
                 seconds[side.name].append(side.seconds())
     ours, apart = sides[0].answer, method == "hyperdistill"  # two readings of one algorithm

@@ -1,1 +1,0 @@
-"""What every study shares: a run, the methods by name, the command line, sets, tables, plots."""

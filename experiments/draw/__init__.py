@@ -1,0 +1,1 @@
+"""Results drawn from run folders: sets, tables, pictures."""

@@ -1,0 +1,1 @@
+"""The pages that answer what holds, drawn again from the results."""

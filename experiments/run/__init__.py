@@ -1,0 +1,1 @@
+"""Running a study: its command line, its runs, their devices."""

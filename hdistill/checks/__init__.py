@@ -1,0 +1,1 @@
+"""Bad input, caught before compilation: an error or a warning that names it."""

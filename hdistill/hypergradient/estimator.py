@@ -1,0 +1,250 @@
+"""The types that every estimator shares, and what an online one is made with."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hdistill.checks.problem import (
+    check_functions,
+    check_problem,
+    differentiating,
+    warn_if_zero,
+)
+from hdistill.checks.values import (
+    LARGEST,
+    Signature,
+    check_arrays,
+    check_hparams,
+    check_weights,
+)
+from hdistill.hypergradient.fit import Fit
+from hdistill.hypergradient.moving import moving_leaves, only_moving
+from hdistill.problem import Problem, PyTree, meta_problem
+from hdistill.tree import part
+
+
+class Hypergradient(NamedTuple):
+    """dL_val/dλ in its two terms, each of the structure of λ.
+
+    Examples:
+      >>> g = hd.offline.reverse_mode(problem, hparams, weights, batches, outer_batch, horizon=20)
+      >>> bool(jnp.allclose(g.total, g.first_order + g.second_order))
+      True
+
+    Attributes:
+      first_order: g^FO, the direct gradient ∂L_val/∂λ.
+      second_order: g^SO, the response through the weights, α dw/dλ.
+    """
+
+    first_order: PyTree
+    second_order: PyTree
+
+    @property
+    def total(self) -> PyTree:
+        """g^FO + g^SO."""
+        return optax.tree.add(self.first_order, self.second_order)
+
+
+class Transition(NamedTuple):
+    """One inner step as an online estimator sees it: `current` = Φ(`previous`, λ; `batch`).
+
+    Examples:
+      >>> after = problem.update(weights, hparams, batch)
+      >>> transition = hd.Transition(weights, after, hparams, batch, outer_batch)
+
+    Attributes:
+      previous: w_{t-1}.
+      current: w_t.
+      hparams: λ.
+      batch: D_t, the batch of the inner step.
+      outer_batch: the batch of the outer loss at w_t.
+    """
+
+    previous: PyTree
+    current: PyTree
+    hparams: PyTree
+    batch: PyTree
+    outer_batch: PyTree
+
+
+# Where the tasks of a `Transition` are side by side: everywhere but in λ, which they share.
+SIDE_BY_SIDE = Transition(previous=0, current=0, hparams=None, batch=0, outer_batch=0)
+
+
+class EstimatorInit(Protocol):
+    """The state of an estimator before the first inner step."""
+
+    def __call__(self, weights: PyTree, hparams: PyTree, batch: PyTree, /) -> Any: ...
+
+
+class EstimatorStep(Protocol):
+    """A hypergradient after an inner step at which λ moves, and the state after it."""
+
+    def __call__(
+        self, state: Any, transition: Transition, key: jax.Array, /
+    ) -> tuple[Hypergradient, Any]: ...
+
+
+class EstimatorObserve(Protocol):
+    """The state after an inner step at which λ rests."""
+
+    def __call__(self, state: Any, transition: Transition, key: jax.Array, /) -> Any: ...
+
+
+class Together(NamedTuple):
+    """The mean of the hypergradients of tasks side by side, in one pass.
+
+    Attributes:
+      step, observe: those of the estimator whose mean it is.
+      mean: `(states, transitions, keys) -> (mean Hypergradient, states)`, all with a leading axis
+        of the tasks but λ. The tasks have done as many steps, and have one θ.
+    """
+
+    step: EstimatorStep
+    observe: EstimatorObserve
+    mean: Callable
+
+
+class Estimator(NamedTuple):
+    """An online hypergradient estimator: pure functions over a state that restarts with each task.
+
+    Examples:
+      >>> estimator = hd.online.one_step(problem)
+      >>> state, w = estimator.init(weights, hparams, batch), weights
+      >>> for key in jax.random.split(jax.random.key(0), 3):
+      ...     after = problem.update(w, hparams, batch)
+      ...     step = hd.Transition(w, after, hparams, batch, outer_batch)
+      ...     g, state = jax.jit(estimator.step)(state, step, key)
+      ...     w = after
+      >>> print(state.products)
+      3
+
+    Attributes:
+      init: `(weights, hparams, batch) -> state`, before the first inner step. `batch` gives shapes.
+      step: `(state, transition, key) -> (Hypergradient, state)`, after an inner step at which λ
+        moves.
+      observe: `(state, transition, key) -> state`, after an inner step at which λ does not move:
+        what the estimator must remember of it, without a hypergradient.
+      fit: None, or a `Fit` for estimators whose state has a `theta` to be fitted (Algorithm 4).
+      together: None, or of an estimator that is linear in the cotangent α a `Together`, faster than
+        `jax.vmap` of `step` and a mean (`hd.meta_problem`). The learner takes it as long as `step`
+        and `observe` have not been replaced.
+
+    Every state has `products`, the number of Jacobian products of Φ spent since `init` (int32 [],
+    at most 2³¹ - 1). The learner and the stream set it to 0 at each of their steps.
+    """
+
+    init: EstimatorInit
+    step: EstimatorStep
+    observe: EstimatorObserve
+    fit: Fit | None = None
+    together: Together | None = None
+
+    @property
+    def mean_of_tasks(self) -> Callable | None:
+        """`together.mean`; None where there is none, or `step` or `observe` was replaced."""
+        if self.together is None or self.together[:2] != (self.step, self.observe):
+            return None
+        return self.together.mean
+
+
+def spend(products, more):
+    """So many more products, or 2³¹ - 1 where an int32 holds no more."""
+    more = min(more, LARGEST) if isinstance(more, int) else more
+    return jnp.minimum(products, LARGEST - more) + more
+
+
+def no_products():
+    """None spent, int32 []."""
+    return jnp.zeros((), jnp.int32)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """For each leaf of the weights, whether Φ moves it (`moving`); static in a state."""
+
+    leaves: tuple[bool, ...]
+
+
+def _moving_part(transition: Transition, moved: Moved) -> Transition:
+    return transition._replace(
+        previous=part(transition.previous, moved.leaves)[0],
+        current=part(transition.current, moved.leaves)[0],
+    )
+
+
+def make_estimator(
+    problem: Problem, depth: int, name: str, init, observe, estimate, fit=None, linear=False
+):
+    """An `Estimator` from unchecked functions; what it adds is the checks, made while tracing.
+
+    Args:
+      init: `(signature, weights, hparams, batch) -> state`. Here and below weights are those
+        leaves that Φ moves (`Moving`).
+      observe: `(problem, state, transition, key) -> state`.
+      estimate: `(problem, state, transition) -> (Hypergradient, state)`, with a state that has
+        observed the transition already.
+      linear: whether the hypergradient is linear in the cotangent α, so that of the meta-problem it
+        is the mean of the tasks'.
+    """
+    check_functions(problem)
+
+    def checked_init(weights, hparams, batch):
+        check_hparams(hparams)
+        check_weights(weights)
+        check_arrays("batch", batch)
+        try:
+            moved = Moved(moving_leaves(problem, hparams, weights, batch))
+        except Exception:  # `step` says what does not fit
+            moved = Moved((True,) * len(jax.tree.leaves(weights)))
+        signature = Signature.of(weights), Signature.of(hparams), moved
+        return init(signature, part(weights, moved.leaves)[0], hparams, batch)
+
+    def checked_observe(state, transition, key):
+        if not hasattr(state, "signature") or not isinstance(transition, Transition):
+            raise ValueError(
+                f"state is a {type(state).__name__}, transition a {type(transition).__name__}: "
+                f"expected the state of this {name}'s init and an hd.Transition"
+            )
+        weights, hparams, moved = state.signature
+        weights.check("transition.previous", transition.previous)
+        weights.check("transition.current", transition.current)
+        hparams.check("transition.hparams", transition.hparams)
+        try:
+            here = only_moving(problem, transition.previous, moved.leaves).problem
+            return observe(here, state, _moving_part(transition, moved), key)
+        except AttributeError as error:
+            raise ValueError(
+                f"state is a {type(state).__name__}: expected the state of this {name}'s init"
+            ) from error
+
+    def check(transition):
+        previous, _, hparams, batch, outer_batch = transition
+        check_problem(problem, hparams, previous, batch, outer_batch)
+        warn_if_zero(problem, hparams, previous, batch, outer_batch, depth, name)
+
+    def step(state, transition, key):
+        observed = checked_observe(state, transition, key)
+        check(transition)
+        return estimated(observed, transition, problem)
+
+    def mean(states, transitions, keys):
+        observed = jax.vmap(checked_observe, (0, SIDE_BY_SIDE, 0))(states, transitions, keys)
+        first = jax.tree.map(lambda x: x[0], transitions._replace(hparams=None))
+        check(first._replace(hparams=transitions.hparams))
+        return estimated(observed, transitions, several)
+
+    def estimated(state, transition, problem):
+        moved = state.signature[2]
+        moving = only_moving(problem, transition.previous, moved.leaves)
+        with differentiating():
+            return estimate(moving.problem, state, _moving_part(transition, moved))
+
+    several = meta_problem(problem)
+    together = Together(step, checked_observe, mean) if linear else None
+    return Estimator(checked_init, step, checked_observe, fit, together)

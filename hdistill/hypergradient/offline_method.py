@@ -1,0 +1,241 @@
+"""What an offline method is made with, and what it returns."""
+
+import sys
+from typing import Any, Literal, NamedTuple, Protocol, overload
+
+import jax
+import jax.numpy as jnp
+
+from hdistill.cache import compiled
+from hdistill.checks.batches import (
+    batch_shapes,
+    batch_stream,
+    check_every,
+    count_steps,
+    separate,
+    warn_of_last_batch,
+)
+from hdistill.checks.problem import (
+    check_functions,
+    check_problem,
+    differentiating,
+    warn_if_not_finite,
+    warn_if_zero,
+)
+from hdistill.checks.values import (
+    check_arrays,
+    check_flag,
+    describe,
+    is_concrete,
+    summary,
+)
+from hdistill.hypergradient.estimator import Hypergradient, no_products, spend
+from hdistill.hypergradient.moving import (
+    moving_leaves,
+    only_moving,
+    still_leaves,
+    with_still,
+)
+from hdistill.problem import Problem, PyTree
+from hdistill.tree import is_finite, is_real, part
+
+ALL = sys.maxsize  # inner steps
+
+
+class OfflineInfo(NamedTuple):
+    """What an offline method knows besides the hypergradient.
+
+    Examples:
+      >>> g, info = hd.offline.drmad(
+      ...     problem, hparams, weights, batches, outer_batch, horizon=20, return_info=True
+      ... )
+      >>> print(f"{info.outer_loss:.2f}", info.products, info.finite)
+      1.85 39 True
+
+    Attributes:
+      weights: w_T.
+      outer_loss: L_val(w_T, λ), a scalar; with `every=n` of a method that takes it, L_val at w_n,
+        w_2n, ..., w_mn, floating [m].
+      products: number of Jacobian products of Φ (αA and αB count one each), int32 [], at most
+        2³¹ - 1.
+      finite: whether the hypergradient and the outer loss are finite throughout, bool []. Not
+        where the inner run diverged, and not where Φ has no derivative (see `hd.from_losses`).
+      start: the derivative of the same loss (or sum of losses) in w_0, of its structure, None in
+        place of what takes no derivative. Of `hd.offline.reverse_mode` without a window; else None.
+    """
+
+    weights: PyTree
+    outer_loss: jax.Array
+    products: jax.Array | int
+    finite: jax.Array | None = None
+    start: PyTree = None
+
+    def __repr__(self) -> str:
+        """In one line: the weights may be millions."""
+        loss = jnp.asarray(self.outer_loss)
+        shown = f"{loss:.4g}" if loss.ndim == 0 and is_concrete(loss) else describe(loss)
+        return (
+            f"OfflineInfo(outer_loss={shown}, products={self.products}, finite={self.finite}, "
+            f"weights={summary(self.weights)}, start={summary(self.start)})"
+        )
+
+
+class OfflineMethod(Protocol):
+    """An offline method without further options; `return_info` decides what it returns."""
+
+    @overload
+    def __call__(
+        self,
+        problem: Problem,
+        hparams: PyTree,
+        weights: PyTree,
+        batches: PyTree,
+        outer_batch: PyTree,
+        *,
+        horizon: int | None = ...,
+        return_info: Literal[False] = ...,
+    ) -> Hypergradient: ...
+
+    @overload
+    def __call__(
+        self,
+        problem: Problem,
+        hparams: PyTree,
+        weights: PyTree,
+        batches: PyTree,
+        outer_batch: PyTree,
+        *,
+        horizon: int | None = ...,
+        return_info: Literal[True],
+    ) -> tuple[Hypergradient, OfflineInfo]: ...
+
+
+def offline_method(function: Any) -> OfflineMethod:
+    """The function itself, for type checkers an `OfflineMethod`."""
+    return function
+
+
+class Arguments(NamedTuple):
+    """What every offline method is called with."""
+
+    problem: Problem
+    hparams: PyTree
+    weights: PyTree
+    batches: Any
+    outer_batch: PyTree
+    horizon: int | None
+    every: int | None = None
+
+
+def run_offline(method, name, depth, arguments: Arguments, return_info, *options, start=False):
+    """Checks an offline method's arguments and runs it, compiled where the caller is not.
+
+    Args:
+      method: `(problem, hparams, weights, batch_at, horizon, outer_batch, *options) ->
+        (Hypergradient, OfflineInfo)`; with `every`, `outer_batch` is a function of the inner step.
+      name: for messages.
+      depth: how many inner steps the method differentiates through, `ALL` of them or fewer.
+      options: the method's own, static.
+      start: whether the method's info has the cotangent of w_0, for the info's `start`.
+
+    Returns:
+      A `Hypergradient`; with `return_info`, a pair with the info.
+
+    Warns:
+      NonFiniteWarning: the result is not finite, and the call is not part of a compilation.
+    """
+    return_info = check_flag("return_info", return_info)
+    method = method, return_info, start and return_info
+    program, arrays = open_offline(_hypergradient, name, depth, arguments, method, *options)
+    result, info = program(*arrays)
+    warn_if_not_finite(name, result, info, arguments.weights)
+    return (result, info) if return_info else result
+
+
+def open_offline(function, name, depth, arguments: Arguments, *options):
+    """(a program, the arrays to call it with), after the checks that need no tracing.
+
+    The program is `function(problem, hparams, weights, batch_at, horizon, outer_batch, *arrays,
+    *options)`, where `arrays` are what it is called with besides. It makes the other checks as it
+    is traced, once for each compilation.
+    """
+    problem, hparams, weights, batches, outer_batch, horizon, every = arguments
+    check_functions(problem)
+    horizon = count_steps(batches, horizon)
+    every = check_every(every, horizon, outer_batch)
+    for argument in ("hparams", "weights"):
+        check_arrays(argument, getattr(arguments, argument))
+    batch_function, stacked = separate(batches)
+    outer_function = None
+    if every is not None:
+        outer_function, outer_batch = separate(outer_batch)
+    check_arrays("outer_batch", outer_batch)
+    static = (function, name, depth, problem, batch_function, outer_function, horizon, every)
+    return compiled(_program, *static, *options), (hparams, weights, stacked, outer_batch)
+
+
+def _program(
+    function, name, depth, problem, batch_function, outer_function, horizon, every, *options
+):
+    if batch_function is not None:
+        warn_of_last_batch("batches", batch_function, horizon)
+    if outer_function is not None:
+        warn_of_last_batch("outer_batch", outer_function, horizon // every * every, every)
+
+    def program(hparams, weights, stacked, outer_batch, *arrays):
+        batch_at = batch_stream(batch_function or stacked)
+        batch = batch_shapes("batches", batch_at)
+        one_outer = outer_batch
+        if every is not None:
+            numbered = batch_stream(outer_batch)  # the j-th loss's, of those stacked
+            asked = outer_function or (numbered if callable(outer_batch) else None)
+            outer_batch = asked or (lambda t: numbered(t // every))
+            one_outer = batch_shapes("outer_batch", outer_batch)
+        check_problem(problem, hparams, weights, batch, one_outer)
+        if depth is not None:  # None: what is called will warn by itself
+            span = min(depth, horizon)
+            warn_if_zero(problem, hparams, weights, batch, one_outer, span, name)
+        task = (problem, hparams, weights, batch_at, horizon, outer_batch)
+        with differentiating():
+            return function(*task, *arrays, *options)
+
+    return program
+
+
+def _hypergradient(problem, hparams, weights, batch_at, horizon, outer_batch, method, *options):
+    method, whole_info, start = method
+    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
+    moved = moving_leaves(problem, hparams, weights, batch)
+    moving = only_moving(problem, weights, moved)
+    still = still_leaves(weights, moved)
+    joint = start and any(still)  # for the derivative in w_0 they are hyperparameters like λ
+    if joint:
+        problem = with_still(problem, weights, moved, still)
+        hparams = hparams, part(weights, still)[0]
+    else:
+        problem = moving.problem
+    result, info = method(
+        problem, hparams, moving.weights, batch_at, horizon, outer_batch, *options
+    )
+    rest: list = []
+    if joint:
+        rest = result.total[1]
+        result = Hypergradient(result.first_order[0], result.second_order[0])
+    info = info._replace(
+        products=spend(no_products(), info.products),
+        finite=is_finite((result, info.outer_loss)),
+    )
+    if not whole_info:
+        return result, info._replace(weights=None, start=None)
+    weights_start = _start(weights, moved, still, info.start, rest) if start else None
+    return result, info._replace(weights=moving.merge(info.weights), start=weights_start)
+
+
+def _start(weights, moved, still, alpha, rest):
+    """The derivative in w_0: of the moving leaves the last cotangent, of the still ones `rest`."""
+    leaves, structure = jax.tree.flatten(weights)
+    alpha, rest = iter(alpha), iter(rest)
+    return structure.unflatten(
+        next(alpha) if m and is_real(x) else next(rest) if s else None
+        for x, m, s in zip(leaves, moved, still)
+    )
