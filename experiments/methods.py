@@ -1,4 +1,4 @@
-"""The methods by name: the only list of them, each with the arguments that decide what it does."""
+"""The methods by name, each with the arguments that decide what it does."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping

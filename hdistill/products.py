@@ -1,4 +1,4 @@
-"""The only pullbacks: of the outer loss at (w, λ), and of Φ or its surrogate at (w, λ).
+"""The pullbacks of the outer loss at (w, λ), and of Φ or its surrogate at (w, λ).
 
 With A = ∂Φ/∂w and B = ∂Φ/∂λ, the products that the paper calls JVPs are vector-Jacobian products:
 a cotangent α of the weights times A or B. α is a list, one array for each floating-point leaf of
@@ -55,7 +55,7 @@ def inner_pullback(problem, weights, hparams, batch, alpha):
 
 
 def hparams_pullback(problem, weights, hparams, batch, alpha):
-    """αB alone: Φ is not linearised in w, so that no half of the work waits to be thrown away."""
+    """αB only: Φ is not linearised in w, which would double the work."""
     phi, real = differentiable(problem, weights, batch)
     _, vjp = jax.vjp(lambda h: phi(real, h), hparams)
     return vjp(alpha)[0]

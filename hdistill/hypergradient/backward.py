@@ -1,4 +1,4 @@
-"""The recursion behind every exact or interpolated reverse pass."""
+"""The recursion of an exact or interpolated reverse pass (online reverse mode has its own)."""
 
 from typing import Any, NamedTuple
 

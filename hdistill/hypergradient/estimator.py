@@ -130,7 +130,7 @@ class Estimator(NamedTuple):
       observe: `(state, transition, key) -> state`, after an inner step at which λ does not move:
         what the estimator must remember of it, without a hypergradient.
       fit: None, or a `Fit` for estimators whose state has a `theta` to be fitted (Algorithm 4).
-      together: None, or of an estimator that is linear in the cotangent α a `Together`, faster than
+      together: None, or a `Together` if the estimator is linear in the cotangent α: faster than
         `jax.vmap` of `step` and a mean (`hd.meta_problem`). The learner takes it as long as `step`
         and `observe` have not been replaced.
 

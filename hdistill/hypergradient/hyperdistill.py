@@ -50,8 +50,7 @@ def online_hyperdistill(
 
     Weights' integer leaves (step counters) take no average: w* has those of w_{t-1}.
 
-    Of a problem whose Φ carries momentum this differentiates the momentum too, unless the problem
-    has a surrogate. The paper's is plain gradient descent (Eq. 7): `hd.from_losses(...,
+    If Φ carries momentum, this differentiates it too, unless the problem has a surrogate. The paper's is plain gradient descent (Eq. 7): `hd.from_losses(...,
     surrogate=optax.sgd(rate))` with `mixing="apart"`. Without it some runs of the sinusoid study
     diverge (RESULTS.md).
 

@@ -221,7 +221,7 @@ def _exact(phi, point, hparams, alpha, terms):
     system = jnp.where(both, identity - jacobian.astype(wide), identity)
     target = jnp.where(reached, target, 0)
     solution = jnp.linalg.solve(system.T, target)
-    # Of a singular system the solver returns any numbers; divided by 0 they say so.
+    # A singular system gives arbitrary numbers; dividing by 0 makes them inf.
     error, largest = jnp.abs(solution @ system - target).max(), jnp.abs(target).max()
     rounding = jnp.finfo(wide).eps * jnp.abs(solution).max()
     solved = (error <= 0.01 * largest) & (rounding <= 1e-3 * largest)

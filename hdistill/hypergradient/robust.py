@@ -1,4 +1,4 @@
-"""HyperDistill with a second-order term that can't run away: a mean, a size and two bounds."""
+"""HyperDistill with a bounded second-order term: a mean, a size and two bounds."""
 
 from typing import NamedTuple
 

@@ -87,7 +87,7 @@ def maml(optimizer: optax.GradientTransformation | float) -> Initialization:
       optimizer: optax transformation for φ, or the learning rate of plain SGD.
 
     Raises:
-      ValueError: neither; from `hd.learner`, another estimator.
+      ValueError: an optimizer that is neither; from `hd.learner`, another estimator.
     """
     return Initialization(None, _optimizer(optimizer))
 
@@ -112,7 +112,7 @@ def fomaml(optimizer: optax.GradientTransformation | float) -> Initialization:
       optimizer: optax transformation for φ, or the learning rate of plain SGD.
 
     Raises:
-      ValueError: neither.
+      ValueError: an optimizer that is neither.
     """
 
     def gradient(problem, initial, final, hparams, outer_batch):

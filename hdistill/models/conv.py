@@ -105,7 +105,7 @@ def convolution_by_xla(x, kernel):
 
 @_task_by_task
 def _convolution(x, kernel):
-    """Of one task, of several neighbours of a row at a time where there are few channels.
+    """For one task; for several neighbours of a row at a time if there are few channels.
 
     A CPU multiplies matrices of 32 columns or more at twice the rate of those of 16, so the
     kernels of neighbours lie side by side in one that is as much wider and takes longer strides.

@@ -80,8 +80,8 @@ def run(
       [39, 39, 39, 39, 39]
 
     Args:
-      step: `(state, tasks) -> (state, info)`: a learner's or a stream's, or any other. Of an info
-        that is not `hd.LearnerInfo`, a NamedTuple or a dict, the scalars go into the row.
+      step: `(state, tasks) -> (state, info)`: a learner's or a stream's, or any other. If info is
+        not an `hd.LearnerInfo` but another NamedTuple or a dict, its scalars go into the row.
       state: the first state, for a run without a checkpoint; a pytree of arrays.
       tasks_at: m -> what the m-th step is given (m = 1, 2, ...), the same whenever it is asked.
       total: how many steps.
