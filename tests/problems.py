@@ -25,6 +25,7 @@ OFFLINE = {
     "forward_mode": hd.offline.forward_mode,
     "reverse_mode": hd.offline.reverse_mode,
     "reverse_mode checkpoint": functools.partial(hd.offline.reverse_mode, checkpoint=True),
+    "reverse_mode snapshots": functools.partial(hd.offline.reverse_mode, snapshots=2),
     "reverse_mode window": functools.partial(hd.offline.reverse_mode, window=2),
     "drmad": hd.offline.drmad,
     "implicit neumann": hd.offline.implicit,

@@ -50,9 +50,9 @@ def online_hyperdistill(
 
     Weights' integer leaves (step counters) take no average: w* has those of w_{t-1}.
 
-    If Φ carries momentum, this differentiates it too, unless the problem has a surrogate. The paper's is plain gradient descent (Eq. 7): `hd.from_losses(...,
-    surrogate=optax.sgd(rate))` with `mixing="apart"`. Without it some runs of the sinusoid study
-    diverge (RESULTS.md).
+    If Φ carries momentum, this differentiates it too, unless the problem has a surrogate. The
+    paper's is plain gradient descent (Eq. 7): `hd.from_losses(..., surrogate=optax.sgd(rate))` with
+    `mixing="apart"`. Without it some runs of the sinusoid study diverge (RESULTS.md).
 
     Warning: this departs from the paper in three places. A share of D* is drawn, not rounded. With
     "aligned" the examples of D* keep their places (`hdistill.hypergradient.distill.mix_batches`).

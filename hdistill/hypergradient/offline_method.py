@@ -62,6 +62,7 @@ class OfflineInfo(NamedTuple):
         where the inner run diverged, and not where Φ has no derivative (see `hd.from_losses`).
       start: the derivative of the same loss (or sum of losses) in w_0, of its structure, None in
         place of what takes no derivative. Of `hd.offline.reverse_mode` without a window; else None.
+      steps: forward steps of Φ, those run again included (not those within products), int32 [].
     """
 
     weights: PyTree
@@ -69,6 +70,7 @@ class OfflineInfo(NamedTuple):
     products: jax.Array | int
     finite: jax.Array | None = None
     start: PyTree = None
+    steps: jax.Array | int | None = None
 
     def __repr__(self) -> str:
         """In one line: the weights may be millions."""
@@ -224,6 +226,7 @@ def _hypergradient(problem, hparams, weights, batch_at, horizon, outer_batch, me
     info = info._replace(
         products=spend(no_products(), info.products),
         finite=is_finite((result, info.outer_loss)),
+        steps=jnp.int32(horizon if info.steps is None else info.steps),
     )
     if not whole_info:
         return result, info._replace(weights=None, start=None)
