@@ -22,6 +22,7 @@ from hdistill.hypergradient.estimator import Estimator, Hypergradient, Transitio
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.hypergradient.fit_size import SizeSamples, fit_size
 from hdistill.hypergradient.offline_method import OfflineInfo
+from hdistill.influence import LDS, influence, lds, leave_out
 from hdistill.learners.evaluate import evaluate
 from hdistill.learners.initialization import Initialization, fomaml, maml, reptile
 from hdistill.learners.inner_loop import LearnerInfo
@@ -31,6 +32,7 @@ from hdistill.learners.stream import FitInfo, Stream, StreamState, stream
 from hdistill.problem import InnerState, Problem, from_losses, meta_problem, unroll
 
 __all__ = [
+    "LDS",
     "Estimator",
     "Fidelity",
     "FitInfo",
@@ -56,7 +58,10 @@ __all__ = [
     "fit_size",
     "fomaml",
     "from_losses",
+    "influence",
+    "lds",
     "learner",
+    "leave_out",
     "maml",
     "meta_problem",
     "offline",
