@@ -19,18 +19,28 @@ def whole(path: pathlib.Path) -> Iterator[IO[bytes]]:
     A link at its temporary name is removed, and what it leads to stays as it is.
     """
     partial = path.with_name(f".{path.name}.hdistill-partial")  # a name that nobody else gives
+    if partial.is_dir() and not partial.is_symlink():
+        raise ValueError(f"{partial} is a folder: expected none of this name; move it away")
     partial.unlink(missing_ok=True)
-    with partial.open("xb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a text whole or not at all, as UTF-8, its line ends as they are."""
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path.name}: expected a text that UTF-8 holds, but {error}") from error
     with whole(path) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def open_own(path: pathlib.Path, flags: int) -> int:

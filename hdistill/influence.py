@@ -9,7 +9,7 @@ import numpy as np
 
 from hdistill import offline
 from hdistill.cache import compiled
-from hdistill.checks.batches import batch_stream, count_steps, separate
+from hdistill.checks.batches import batch_stream, count_steps, functions_in, separate
 from hdistill.checks.problem import check_functions
 from hdistill.checks.values import (
     check_arrays,
@@ -82,7 +82,8 @@ def influence(
         room = CACHE if jax.default_backend() == "cpu" else MEMORY
         together = max(1, int(room // nbytes(weights)))
     together = min(check_count("together", together), count)
-    program = compiled(_influence, problem, function, horizon, method, together)
+    reads = functions_in(batches)
+    program = compiled(_influence, problem, function, horizon, method, together, reads=reads)
     return program(hparams, weights, arrays, queries)
 
 
@@ -155,7 +156,8 @@ def leave_out(
         together = max(1, int(room // nbytes(weights)))
     together = min(check_count("together", together), max(shape[0], 1))
     function, arrays = separate(batches)
-    program = compiled(_leave_out, problem, function, horizon, float(absent), together)
+    static = problem, function, horizon, float(absent), together
+    program = compiled(_leave_out, *static, reads=functions_in(batches))
     return program(hparams, weights, arrays, left_out, queries)
 
 

@@ -11,6 +11,7 @@ from hdistill.checks.batches import (
     batch_shapes,
     batch_stream,
     count_steps,
+    functions_in,
     separate,
     warn_of_last_batch,
 )
@@ -226,7 +227,8 @@ def unroll(problem: Problem, hparams, weights, batches, horizon: int | None = No
     check_arrays("hparams", hparams)
     check_weights(weights)
     function, arrays = separate(batches)
-    return compiled(_unroll, problem, function, horizon)(hparams, weights, arrays)
+    program = compiled(_unroll, problem, function, horizon, reads=functions_in(batches))
+    return program(hparams, weights, arrays)
 
 
 def _unroll(problem, function, horizon):

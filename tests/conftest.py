@@ -26,6 +26,28 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 gc.set_threshold(1_000_000, 10, 10)
 
 
+# What `make test-fast` runs: every estimator against an oracle, bad input, and what takes a moment.
+FAST = {
+    "hypergradient/test_exact.py",
+    "hypergradient/test_snapshots.py",
+    "hypergradient/test_hyperdistill.py",
+    "hypergradient/test_implicit.py",
+    "learners/test_learner.py",
+    "test_cache.py",
+    "test_checks.py",
+    "test_data_arguments.py",
+    "test_influence.py",
+    "test_moving.py",
+    "test_nonfinite.py",
+    "test_odd_inputs.py",
+    "test_reach.py",
+}
+
+
 def pytest_collection_modifyitems(items):
-    """The longest two first, each a process of its own: at the end a core would wait for them."""
+    """What is not fast is slow. The longest two come first, or at the end a core waits for them."""
+    for item in items:
+        name = item.path.relative_to(pathlib.Path(__file__).parent).as_posix()
+        if name not in FAST:
+            item.add_marker("slow")
     items.sort(key=lambda item: not item.name.startswith("test_python_runs"))

@@ -1,6 +1,7 @@
 """Un-jitted calls: compiled once for the same problem, batches, options and shapes; bounded."""
 
 import contextlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -202,3 +203,73 @@ def test_under_vmap_nothing_is_kept():
         mapped = jax.vmap(one)(jnp.arange(1.0, 3.0))
     np.testing.assert_allclose(mapped[1], 2 * mapped[0], rtol=1e-12)
     assert cache._program.cache_info().currsize == 0
+
+
+class Config:
+    rate = 1.0
+
+
+HELPERS = {"f": lambda x: 0.9 * x}
+LOG: list = []
+
+
+def test_helpers_objects_and_partials_are_read_too_and_what_is_written_is_not():
+    options = types.SimpleNamespace(rate=1.0)
+    module = types.ModuleType("settings")
+    module.rate = 1.0
+    calls = 0
+
+    def update(w, h, batch):
+        nonlocal calls
+        calls += 1
+        LOG.append(calls)
+        rate = options.rate * Config.rate * module.rate
+        return w - 0.1 * h * rate * (w - HELPERS["f"](batch))
+
+    problem = hd.Problem(update, lambda w, h, batch: jnp.sum((w - 2) ** 2))
+    data = jnp.ones((3, 2))
+
+    def read(data, t):
+        return data[t] * options.rate
+
+    def call():
+        batches = jax.tree_util.Partial(read, data)
+        case = problem, jnp.ones(()), jnp.zeros(2), batches, None
+        return float(hd.offline.reverse_mode(*case, horizon=3).total)
+
+    seen = [call()]
+    before = calls
+    assert call() == seen[0] and calls == before  # neither the counter nor the log is data
+    changes = [
+        lambda: HELPERS.update(f=lambda x: 0.5 * x),
+        lambda: setattr(options, "rate", 2.0),
+        lambda: setattr(Config, "rate", 0.5),
+        lambda: setattr(module, "rate", 3.0),
+    ]
+    for change in changes:
+        change()
+        seen.append(call())
+    assert len(set(seen)) == 5
+    Config.rate = 1.0
+
+
+def test_odd_values_that_functions_name_do_no_harm():
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    large = 10**5000
+
+    class Shy:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+        def __call__(self, w, h, batch):
+            return jnp.sum(w * h)
+
+    shy = Shy()
+
+    def update(w, h, batch):
+        return w - 0.1 * h * bool(deep) * bool(large) * w
+
+    problem = hd.Problem(update, lambda w, h, batch: shy(w, h, batch))
+    hd.offline.one_step(problem, jnp.ones(()), jnp.ones(2), None, None, horizon=2)

@@ -133,3 +133,39 @@ def test_the_error_of_a_bad_loss_goes_from_a_process_to_another():
     error = training.NonFiniteLoss("outer loss is nan", "step", 3, 2, 1)
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert str(twin) == str(error) and (twin.step, twin.inner_step) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "rule", [hd.maml(optax.adamw(0.1)), hd.fomaml(optax.adamw(0.1))], ids=["maml", "fomaml"]
+)
+def test_a_body_of_8_bits_and_a_mask_stay_and_the_rest_learns(rule):
+    """adamw's decay of -inf is infinite: it must neither reach φ nor keep the rest of φ."""
+
+    def update(w, h, batch):
+        gradient = jax.grad(lambda v: jnp.sum((v * jnp.exp(h) - batch) ** 2))(w["w"])
+        return w | {"w": w["w"] - 0.1 * gradient}
+
+    problem = hd.Problem(update, lambda w, h, batch: jnp.sum((w["w"] - batch) ** 2))
+    body = jnp.ones(3, jnp.float8_e4m3fn)
+    weights = {"w": jnp.zeros(2), "mask": jnp.array([0.0, -jnp.inf]), "body": body}
+    learner = hd.learner(
+        problem,
+        hd.offline.reverse_mode,
+        hyper_optimizer=optax.sgd(0.1),
+        initialization=rule,
+        horizon=3,
+    )
+    state = learner.init(jax.random.key(0), jnp.zeros(()), weights)
+    state, _ = learner.step(state, (jnp.ones((2, 2)), jnp.ones((2, 2))))
+    assert (state.weights["w"] > 0.05).all()
+    assert state.weights["mask"][1] == -jnp.inf
+    assert (state.weights["body"] == body).all()
+
+
+def test_a_task_whose_outer_batch_is_bad_is_named():
+    problem, hparams, weights, batches, outer_batch = quadratic("sgd", horizon=1)
+    learner = hd.learner(problem, hd.offline.one_step, hyper_optimizer=optax.sgd(0.1), horizon=2)
+    outer = jnp.stack([outer_batch, jnp.nan * outer_batch, outer_batch])
+    tasks = jnp.stack([batches[0]] * 3), outer
+    _, info = learner.step(learner.init(jax.random.key(0), hparams, weights), tasks)
+    assert info.tasks_finite.tolist() == [True, False, True] and not info.moved[0]

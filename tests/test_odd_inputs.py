@@ -710,7 +710,7 @@ row("a deep config", lambda: training.RunFolder("unused", DEEP), "config=", "JSO
 # Images
 FLOATS = Examples(jnp.ones((4, 2, 2, 3)), jnp.zeros(4, jnp.int32))
 FEW = Examples(IMAGES[0, :2], jnp.zeros(50, jnp.int32))
-row("images in [0, 1]", lambda: draw_batch(KEY, FLOATS, 2), "examples: images float64", "uint8")
+row("images in [0, 1]", lambda: draw_batch(KEY, FLOATS, 2), "examples: images float64", "integers")
 row("fewer images", lambda: draw_batch(KEY, FEW, 2), "a label for each")
 PIXELS = np.zeros((2, 2, 2, 3), np.uint8)
 row("names' zeros", lambda: Pool(PIXELS, np.array([0, 1]), ("a\0", "b")), "names=", "zeros")

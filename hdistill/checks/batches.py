@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import checkify
 
 from hdistill.cache import is_tracing
-from hdistill.checks.values import check_arrays, check_count, check_no_list, leading_axis
+from hdistill.checks.values import check_arrays, check_count, check_no_list, leading_axis, outside
 
 PyTree = Any
 
@@ -76,6 +76,11 @@ def separate(batches):
     return (batches, None) if is_function else (None, batches)
 
 
+def functions_in(*batches) -> list:
+    """The functions of those that are a `jax.tree_util.Partial`."""
+    return [x.func for x in batches if isinstance(x, jax.tree_util.Partial)]
+
+
 def batch_stream(batches) -> Callable[[jax.Array], PyTree]:
     """t -> D_{t+1}, from stacked batches [T, ...], a function of the step, or None."""
     if callable(batches):
@@ -133,7 +138,7 @@ def warn_of_last_batch(name: str, batches, horizon: int, every: int | None = Non
             expected = f"a batch for each of these t (of data by loss, take t // {every})"
         warnings.warn(
             f"{name}(t) at t = {horizon - 1}, the last of {steps}: {error.strip()}; expected "
-            f"{expected}",
+            f"{expected}, or a mask over what lies beyond",
             OutOfDataWarning,
-            stacklevel=5,
+            stacklevel=outside(),
         )

@@ -18,6 +18,7 @@ from hdistill.checks.values import (
     describe,
     is_concrete,
     named,
+    outside,
 )
 from hdistill.tree import dtype_of, is_real, shapes
 
@@ -106,7 +107,8 @@ def warn_if_empty(name: str, batch) -> None:
     if leaves and all(0 in jnp.shape(leaf) for _, leaf in leaves):
         path, leaf = leaves[0]
         warnings.warn(
-            f"{path} has shape {jnp.shape(leaf)}: expected at least one example", stacklevel=4
+            f"{path} has shape {jnp.shape(leaf)}: expected at least one example",
+            stacklevel=outside(),
         )
 
 
@@ -145,7 +147,7 @@ def warn_if_zero(problem, hparams, weights, batch, outer_batch, depth: int, meth
             f"{method}: the hypergradient of {', '.join(zero)} is structurally zero: no path leads "
             f"from there to the outer loss through {steps}{of}",
             ZeroHypergradientWarning,
-            stacklevel=4,
+            stacklevel=outside(),
         )
 
 
@@ -168,10 +170,11 @@ def warn_if_not_finite(method: str, result, info, weights) -> None:
         )
     else:
         reason = "Φ or L_val has no finite derivative there (see hd.from_losses)"
-    warnings.warn(f"{method}: {what} not finite; {reason}", NonFiniteWarning, stacklevel=4)
+    warnings.warn(f"{method}: {what} not finite; {reason}", NonFiniteWarning, stacklevel=outside())
 
 
 def _divides_by_root(weights) -> bool:
     """Whether an optimizer's state among the weights has second moments, v."""
-    states = jax.tree_util.tree_leaves_with_path(getattr(weights, "opt_state", None))
-    return any(getattr(key, "name", None) == "nu" for path, _ in states for key in path)
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
+    names = {getattr(key, "name", None) for path, _ in leaves for key in path}
+    return bool(names & {"nu", "nu_max", "v", "v_row", "v_col"})

@@ -4,6 +4,8 @@ import dataclasses
 import inspect
 import numbers
 import os
+import sys
+import types
 from collections.abc import Iterator
 
 import jax
@@ -51,6 +53,18 @@ def check_choice(name: str, value, choices) -> None:
     """One of a few strings, static."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={value!r}: expected one of {sorted(choices)}")
+
+
+def outside() -> int:
+    """The `stacklevel` of a warning at the first caller outside this library and JAX."""
+    level = 0
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in ("hdistill", "jax", "functools", "contextlib"):
+            break
+        level, frame = level + 1, frame.f_back
+    return max(level, 1)
 
 
 def describe(value) -> str:
@@ -109,11 +123,14 @@ def check_arrays(name: str, tree) -> None:
     if isinstance(tree, Iterator):
         raise ValueError(f"{name} is a {type(tree).__name__}: expected an array or a tree of them")
     for path, leaf in named(tree, name):
-        if isinstance(leaf, np.ndarray | np.generic):
+        bits = 64 if jax.config.read("jax_enable_x64") else 32
+        if isinstance(leaf, np.ndarray | np.generic) and not isinstance(leaf, np.ma.MaskedArray):
             _check_dtype(path, leaf.dtype)
-        elif isinstance(leaf, int) and not -(2**63) <= leaf < 2**64:
-            raise ValueError(f"{path}={leaf}: expected an integer of 64 bits at most")
-        elif not isinstance(leaf, bool | int | float | complex | jax.Array):
+        elif isinstance(leaf, int) and not -(2 ** (bits - 1)) <= leaf < 2**bits:
+            raise ValueError(f"{path}={leaf}: expected an integer of {bits} bits at most")
+        elif not isinstance(leaf, bool | int | float | complex | jax.Array) and not (
+            hasattr(leaf, "aval")  # a reference to an array
+        ):
             what = describe(leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else repr(leaf)
             raise ValueError(
                 f"{path} is a {type(leaf).__name__}, {what}: expected an array of JAX or NumPy, or "
@@ -124,7 +141,7 @@ def check_arrays(name: str, tree) -> None:
 
 def _check_dtype(path: str, dtype: np.dtype) -> None:
     """A dtype of NumPy's that JAX has too, in this machine's byte order."""
-    extended = dtype.kind == "V" and dtype.type is not np.void  # bfloat16 and its like
+    extended = dtype.kind == "V" and not issubclass(dtype.type, np.void)  # bfloat16 and its like
     if not extended and (dtype.kind not in "biufc" or dtype.itemsize > 16 or dtype.char in "gG"):
         raise ValueError(f"{path} has dtype {dtype}: expected numbers that JAX has")
     if not dtype.isnative:

@@ -90,9 +90,9 @@ def draw_batch(key, examples: Examples, size: int, pad: int | None = 4):
       ValueError: a size below 1.
     """
     size, (images, labels) = check_count("size", size), examples
-    if len(images) != len(labels) or images.dtype != jnp.uint8:
+    if len(images) != len(labels) or not jnp.issubdtype(images.dtype, jnp.integer):
         raise ValueError(
-            f"examples: images {describe(images)} and labels {describe(labels)}; expected uint8 "
+            f"examples: images {describe(images)} and labels {describe(labels)}; expected integers "
             "[N, H, W, 3] from 0 to 255, and a label for each"
         )
     index_key, augment_key = jax.random.split(key)

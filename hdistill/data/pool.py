@@ -1,6 +1,7 @@
 """Image pools: a data set decoded once into one .npz, and tasks drawn from it."""
 
 import dataclasses
+import math
 import pathlib
 import zipfile
 from typing import NamedTuple
@@ -11,6 +12,8 @@ import numpy as np
 
 from hdistill.checks.values import check_count
 from hdistill.files import whole
+
+CLASSES = 100_000  # that a pool may name
 
 
 class Examples(NamedTuple):
@@ -117,6 +120,8 @@ def _check_headers(path: pathlib.Path) -> None:
                     raise ValueError(f"images: dtype {dtype} and shape {shapes[name]}")
     if shapes["labels"] != shapes["images"][:1] or shapes["images"][-1] != 3:
         raise ValueError(f"shapes {shapes}")
+    if math.prod(shapes["names"]) > CLASSES:
+        raise ValueError(f"names: shape {shapes['names']}")
 
 
 def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask:

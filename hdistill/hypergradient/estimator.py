@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from hdistill.checks.problem import (
     check_functions,
@@ -46,7 +45,7 @@ class Hypergradient(NamedTuple):
     @property
     def total(self) -> PyTree:
         """g^FO + g^SO."""
-        return optax.tree.add(self.first_order, self.second_order)
+        return jax.tree.map(lambda a, b: a + b, self.first_order, self.second_order)
 
 
 class Transition(NamedTuple):

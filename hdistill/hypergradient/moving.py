@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 from hdistill.checks.reach import unchanged
 from hdistill.problem import Problem
-from hdistill.tree import dtype_of, is_real, part
+from hdistill.tree import part
 
 
 class Moving(NamedTuple):
@@ -52,23 +50,3 @@ def only_moving(problem: Problem, weights, moved: tuple[bool, ...]) -> Moving:
         chosen,
         merge,
     )
-
-
-def still_leaves(weights, moved: tuple[bool, ...]) -> tuple[bool, ...]:
-    """For each leaf, whether Φ hands it on and a derivative can be taken in it."""
-    leaves = jax.tree.leaves(weights)
-    return tuple(not m and is_real(x) and dtype_of(x).itemsize > 1 for m, x in zip(moved, leaves))
-
-
-def with_still(problem: Problem, weights, moved, still) -> Problem:
-    """The problem of the moving leaves whose hparams are (λ, the still leaves)."""
-    put = part(weights, still)[1]
-
-    def at(field):
-        def function(w, both, batch):
-            here = only_moving(problem, put(both[1]), moved).problem
-            return getattr(here, field)(w, both[0], batch)
-
-        return function
-
-    return Problem(at("update"), at("outer_loss"), problem.surrogate and at("surrogate"))

@@ -12,6 +12,7 @@ from hdistill.checks.batches import (
     batch_stream,
     check_every,
     count_steps,
+    functions_in,
     separate,
     warn_of_last_batch,
 )
@@ -30,14 +31,9 @@ from hdistill.checks.values import (
     summary,
 )
 from hdistill.hypergradient.estimator import Hypergradient, no_products, spend
-from hdistill.hypergradient.moving import (
-    moving_leaves,
-    only_moving,
-    still_leaves,
-    with_still,
-)
+from hdistill.hypergradient.moving import moving_leaves, only_moving
 from hdistill.problem import Problem, PyTree
-from hdistill.tree import is_finite, is_real, part
+from hdistill.tree import is_finite, is_real
 
 ALL = sys.maxsize  # inner steps
 
@@ -61,7 +57,8 @@ class OfflineInfo(NamedTuple):
       finite: whether the hypergradient and the outer loss are finite throughout, bool []. Not
         where the inner run diverged, and not where Φ has no derivative (see `hd.from_losses`).
       start: the derivative of the same loss (or sum of losses) in w_0, of its structure, None in
-        place of what takes no derivative. Of `hd.offline.reverse_mode` without a window; else None.
+        place of what takes no derivative or is handed on by Φ unchanged (for the derivative in such
+        a leaf make it part of λ). Of `hd.offline.reverse_mode` without a window; else None.
       steps: forward steps of Φ, those run again included (not those within products), int32 [].
     """
 
@@ -129,7 +126,7 @@ class Arguments(NamedTuple):
     every: int | None = None
 
 
-def run_offline(method, name, depth, arguments: Arguments, return_info, *options, start=False):
+def run_offline(method, name, depth, arguments: Arguments, return_info, *options):
     """Checks an offline method's arguments and runs it, compiled where the caller is not.
 
     Args:
@@ -138,7 +135,6 @@ def run_offline(method, name, depth, arguments: Arguments, return_info, *options
       name: for messages.
       depth: how many inner steps the method differentiates through, `ALL` of them or fewer.
       options: the method's own, static.
-      start: whether the method's info has the cotangent of w_0, for the info's `start`.
 
     Returns:
       A `Hypergradient`; with `return_info`, a pair with the info.
@@ -147,7 +143,7 @@ def run_offline(method, name, depth, arguments: Arguments, return_info, *options
       NonFiniteWarning: the result is not finite, and the call is not part of a compilation.
     """
     return_info = check_flag("return_info", return_info)
-    method = method, return_info, start and return_info
+    method = method, return_info
     program, arrays = open_offline(_hypergradient, name, depth, arguments, method, *options)
     result, info = program(*arrays)
     warn_if_not_finite(name, result, info, arguments.weights)
@@ -173,7 +169,8 @@ def open_offline(function, name, depth, arguments: Arguments, *options):
         outer_function, outer_batch = separate(outer_batch)
     check_arrays("outer_batch", outer_batch)
     static = (function, name, depth, problem, batch_function, outer_function, horizon, every)
-    return compiled(_program, *static, *options), (hparams, weights, stacked, outer_batch)
+    program = compiled(_program, *static, *options, reads=functions_in(stacked, outer_batch))
+    return program, (hparams, weights, stacked, outer_batch)
 
 
 def _program(
@@ -205,24 +202,13 @@ def _program(
 
 
 def _hypergradient(problem, hparams, weights, batch_at, horizon, outer_batch, method, *options):
-    method, whole_info, start = method
+    method, whole_info = method
     batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
     moved = moving_leaves(problem, hparams, weights, batch)
     moving = only_moving(problem, weights, moved)
-    still = still_leaves(weights, moved)
-    joint = start and any(still)  # for the derivative in w_0 they are hyperparameters like λ
-    if joint:
-        problem = with_still(problem, weights, moved, still)
-        hparams = hparams, part(weights, still)[0]
-    else:
-        problem = moving.problem
     result, info = method(
-        problem, hparams, moving.weights, batch_at, horizon, outer_batch, *options
+        moving.problem, hparams, moving.weights, batch_at, horizon, outer_batch, *options
     )
-    rest: list = []
-    if joint:
-        rest = result.total[1]
-        result = Hypergradient(result.first_order[0], result.second_order[0])
     info = info._replace(
         products=spend(no_products(), info.products),
         finite=is_finite((result, info.outer_loss)),
@@ -230,15 +216,14 @@ def _hypergradient(problem, hparams, weights, batch_at, horizon, outer_batch, me
     )
     if not whole_info:
         return result, info._replace(weights=None, start=None)
-    weights_start = _start(weights, moved, still, info.start, rest) if start else None
-    return result, info._replace(weights=moving.merge(info.weights), start=weights_start)
+    start = None if info.start is None else _start(weights, moved, info.start)
+    return result, info._replace(weights=moving.merge(info.weights), start=start)
 
 
-def _start(weights, moved, still, alpha, rest):
-    """The derivative in w_0: of the moving leaves the last cotangent, of the still ones `rest`."""
+def _start(weights, moved, alpha):
+    """The last cotangent in the structure of the weights, None in place of all other leaves."""
     leaves, structure = jax.tree.flatten(weights)
-    alpha, rest = iter(alpha), iter(rest)
+    alpha = iter(alpha)
     return structure.unflatten(
-        next(alpha) if m and is_real(x) else next(rest) if s else None
-        for x, m, s in zip(leaves, moved, still)
+        next(alpha) if m and is_real(x) else None for x, m in zip(leaves, moved)
     )

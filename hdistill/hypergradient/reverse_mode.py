@@ -127,7 +127,8 @@ def reverse_mode(
       return_info: also return an `OfflineInfo`.
 
     Returns:
-      A `Hypergradient`; with `return_info`, a pair with the info. 2·min(K, T) - 1 products; with
+      A `Hypergradient`; with `return_info`, a pair with the info, whose `start` is the exact
+      derivative in w_0 (None with a window). 2·min(K, T) - 1 products; with
       `every`, 2·(min(K, T) - (T - mn)) - 1.
 
     Raises:
@@ -153,7 +154,6 @@ def reverse_mode(
         arguments,
         return_info,
         *options,
-        start=window is None,
     )
 
 
@@ -199,7 +199,7 @@ def _reverse_mode(
     if visit:
         between = pulled.outputs[losses.every - begin % losses.every :: losses.every]
     values, products = losses.info(early, between, loss), 2 * (losses.end - begin) - 1
-    info = OfflineInfo(final, values, products, start=pulled.alpha)
+    info = OfflineInfo(final, values, products, start=None if window else pulled.alpha)
     again = losses.end - begin if checkpoint else 0
     if snapshots is not None and losses.end - begin > 1:
         again = schedule(losses.end - begin, snapshots).steps - (losses.end - begin)

@@ -17,6 +17,7 @@ from hdistill.checks.values import (
     check_key,
     check_weights,
     leading_axis,
+    outside,
 )
 from hdistill.devices import check_devices, everywhere, scattered, split_over
 from hdistill.learners.draws import first_half, numbered, second_half
@@ -131,7 +132,7 @@ def _drawn(draw):
             warnings.warn(
                 "tasks(key) does not depend on its key: every task is the same (draw with the key, "
                 "by jax.random, not by NumPy)",
-                stacklevel=2,
+                stacklevel=outside(),
             )
         return task, inner_key
 

@@ -4,6 +4,7 @@ import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -11,7 +12,7 @@ from hdistill.checks.optimizers import check_optimizer
 from hdistill.checks.values import check_positive
 from hdistill.problem import InnerState
 from hdistill.products import outer_pullback
-from hdistill.tree import split
+from hdistill.tree import dtype_of, is_real, split
 
 
 class Initialization(NamedTuple):
@@ -66,7 +67,8 @@ def maml(optimizer: optax.GradientTransformation | float) -> Initialization:
         dL_val/dφ = α_T A_T ... A_1
 
     the last cotangent of reverse mode, so that it costs nothing beside `hd.offline.reverse_mode`,
-    the estimator that it needs (without a window, and without a surrogate for the exact one). With
+    the estimator that it needs (without a window, and without a surrogate for the exact one). What
+    Φ hands on unchanged does not learn by it: such leaves are better a part of λ. With
     `every=n` of the learner it is the derivative of the sum of the losses at w_n, w_2n, ..., as in
     MAML++ (Antoniou et al. 2019) with equal weights.
 
@@ -130,12 +132,36 @@ def _optimizer(optimizer) -> optax.GradientTransformation:
 
 
 def params_of(weights) -> list:
-    """The floating-point leaves that learn: all of the weights', or an `InnerState`'s params'."""
-    return split(weights.params if isinstance(weights, InnerState) else weights)[0]
+    """The leaves that learn: those of the weights, or of an `InnerState`'s params."""
+    return _learning(weights)[0]
 
 
 def with_params(weights, params: list):
     """The weights with those leaves replaced."""
-    if isinstance(weights, InnerState):
-        return weights._replace(params=split(weights.params)[1](params))
-    return split(weights)[1](params)
+    learnt = _learning(weights)[1](params)
+    return weights._replace(params=learnt) if isinstance(weights, InnerState) else learnt
+
+
+def gradients_of(weights, start) -> list:
+    """The entries of `OfflineInfo.start` for `params_of(weights)`, 0 where it has none."""
+    weights, start = (x.params if isinstance(x, InnerState) else x for x in (weights, start))
+    pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(start, is_leaf=lambda x: x is None))
+    return [jnp.zeros_like(x) if g is None else g for x, g in pairs if _learns(x)]
+
+
+def _learns(leaf) -> bool:
+    """Whether a leaf is of floating point, of more than 8 bits."""
+    return is_real(leaf) and dtype_of(leaf).itemsize > 1
+
+
+def _learning(weights):
+    """(the leaves that learn, a function that puts such back)."""
+    params = weights.params if isinstance(weights, InnerState) else weights
+    leaves, structure = jax.tree.flatten(params)
+    which = [_learns(x) for x in leaves]
+
+    def merge(chosen):
+        chosen = iter(chosen)
+        return structure.unflatten(next(chosen) if w else x for w, x in zip(which, leaves))
+
+    return [x for x, w in zip(leaves, which) if w], merge

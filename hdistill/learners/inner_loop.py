@@ -32,8 +32,8 @@ class LearnerInfo(NamedTuple):
       products: Jacobian products of Φ spent for each task, a fit of θ included, int32 [], at most
         2³¹ - 1.
       hparams: λ after the last step.
-      tasks_finite: whether each task's w_T is free of nan, and of infinities that w_0 has not, bool
-        [tasks], of all devices. A task that diverges spoils the mean of all.
+      tasks_finite: whether each task's w_T is free of nan, and of infinities that w_0 has not, and
+        its L_val there finite, bool [tasks], of all devices. One bad task spoils the mean of all.
     """
 
     outer_loss: jax.Array
@@ -223,11 +223,25 @@ def _one_by_one(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
     return *means, info.weights, info.products
 
 
-def summarize(plan: Plan, before, status, fit_cost, loop: Loop, batch: MetaBatch) -> LearnerInfo:
-    """The info of one inner optimisation; `before` are the weights that it began with."""
+def summarize(
+    plan: Plan, begun, status, fit_cost, loop: Loop, batch: MetaBatch, before=0
+) -> LearnerInfo:
+    """The info of one inner optimisation.
+
+    Args:
+      begun: the state that it began with.
+      before: the number of inner steps done before, from which the draws are numbered.
+    """
     state = loop.state
     theta = plan.fit.size(state.theta) if plan.fit else state.theta
-    sound = jax.vmap(lambda final: _as_finite(final, before))(loop.final)
+    hparams, weights = batch.vary((begun.hparams, begun.weights))
+
+    def is_sound(final, task, key):
+        outer_batch = draw(plan, key, task, plan.horizon - 1, before)[1]
+        loss = plan.problem.outer_loss(final, hparams, outer_batch)
+        return jnp.isfinite(loss) & _as_finite(final, weights)
+
+    sound = jax.vmap(is_sound)(loop.final, batch.tasks, batch.keys)
     return LearnerInfo(
         **loop.steps._asdict(),
         theta=theta,

@@ -23,7 +23,12 @@ from hdistill.checks.values import (
 from hdistill.devices import on_auto_axes
 from hdistill.hypergradient.estimator import Estimator
 from hdistill.learners.draws import draw, first_half, second_half
-from hdistill.learners.initialization import Initialization, params_of, with_params
+from hdistill.learners.initialization import (
+    Initialization,
+    gradients_of,
+    params_of,
+    with_params,
+)
 from hdistill.learners.inner_loop import (
     LearnerInfo,
     Loop,
@@ -278,7 +283,7 @@ def _step(plan: Plan, state: LearnerState, tasks, axis_name):
     state = state._replace(key=key, theta=theta, done=state.done + 1)
     loop = online_loop if isinstance(plan.estimator, Estimator) else offline_loop
     end = loop(plan, state, batch)
-    info = summarize(plan, state.weights, status, fit_cost, end, batch)
+    info = summarize(plan, state, status, fit_cost, end, batch)
     return _learn_initialization(plan, end, batch), info
 
 
@@ -305,10 +310,13 @@ def _learn_initialization(plan: Plan, end: Loop, batch: MetaBatch):
     updates, rule_state = transform(
         "initialization", rule.optimizer, gradients, state.initialization_state, params
     )
-    new, old = optax.apply_updates(params, updates), (params, state.initialization_state)
+    # Infinite entries stay: a decay of -inf would make them nan.
+    stepped = zip(optax.apply_updates(params, updates), params)
+    new = [jnp.where(jnp.isinf(old), old, moved) for moved, old in stepped]
     if plan.nonfinite == "keep":
-        kept = [jnp.all(jnp.isfinite(x) | (x == y)) for x, y in zip(new, params)]
-        new, rule_state = select(jnp.all(jnp.stack(kept or [True])), (new, rule_state), old)
+        sound = [jnp.all(jnp.isfinite(x) | (x == y)) for x, y in zip(new, params)]
+        before = params, state.initialization_state
+        new, rule_state = select(jnp.all(jnp.stack(sound or [True])), (new, rule_state), before)
     weights = with_params(state.weights, new)
     return state._replace(weights=weights, initialization_state=rule_state)
 
@@ -321,7 +329,7 @@ def _start_gradients(rule: Initialization, plan: Plan, end: Loop, batch: MetaBat
             raise ValueError(
                 f"estimator={plan.estimator!r}: expected an info with `start` for hd.maml"
             )
-        return params_of(end.start)
+        return gradients_of(state.weights, end.start)
     initial, hparams = batch.vary((state.weights, state.hparams))
 
     def gradient(weights, task, key):

@@ -252,7 +252,9 @@ def _discard(folder: pathlib.Path) -> None:
 
 def _is_whole(folder: pathlib.Path) -> bool:
     step, recorded = _listed(folder)
-    return step == folder.name and recorded == {p: checksum(p) for p in _files(folder)}
+    files = _files(folder)
+    linked = any(path.is_symlink() for path in files)
+    return not linked and step == folder.name and recorded == {p: checksum(p) for p in files}
 
 
 def _described(state) -> dict[str, str]:
@@ -276,6 +278,7 @@ def _arrays(state) -> dict:
     """
     leaves = {f"{i:04}": x for i, x in enumerate(jax.tree.leaves(state)) if np.size(x)}
     arrays = {name: jax.random.key_data(x) if is_key(x) else x for name, x in leaves.items()}
+    arrays = arrays or {"none": np.zeros(1)}  # Orbax writes no empty tree
     several = jax.process_count() > 1  # Orbax takes an array of JAX for one of all processes
     return {
         name: np.asarray(x) if several or isinstance(x, np.generic) else x

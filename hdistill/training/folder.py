@@ -140,7 +140,10 @@ class RunFolder:
         self._check_open("log")
         if not isinstance(row, dict):
             raise ValueError(f"row={row!r}: expected a dict of figures")
-        row = plain("row", row)
+        try:
+            row = plain("row", row)
+        except RecursionError as error:
+            raise ValueError("row=...: expected what JSON holds, nested less deeply") from error
         line = _line(row)
         with os.fdopen(open_own(self.path / METRICS, os.O_WRONLY | os.O_APPEND), "a") as file:
             file.write(line)
@@ -175,6 +178,8 @@ class RunFolder:
             that is no longer what `write` wrote.
         """
         self._check_open("finish")
+        if not isinstance(figures, dict):
+            raise ValueError(f"figures={figures!r}: expected a dict")
         produced = provenance()
         own = {"files", "checksum", *produced} & figures.keys()
         if own:

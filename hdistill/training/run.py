@@ -15,7 +15,7 @@ from hdistill.hypergradient.fit import FitStatus
 from hdistill.learners.inner_loop import LearnerInfo
 from hdistill.progress import Progress
 from hdistill.training.folder import Follower, RunFolder
-from hdistill.training.processes import agreed, agreed_json, largest, local
+from hdistill.training.processes import agreed, agreed_json, is_key, largest, local
 from hdistill.tree import is_real
 
 
@@ -168,10 +168,15 @@ def _tasks(tasks_at: Callable, m: int):
         raise ValueError(f"tasks_at({m}): no tasks left; expected some for each step") from error
 
 
-def _with_infinities(state) -> set[str]:
-    """The leaves that begin with infinite entries: a mask, a best loss."""
-    leaves = [(name, x) for name, x in named(state, "state") if is_real(x)]
-    return {name for name, x in leaves if np.isinf(np.asarray(x, np.float32)).any()}
+def _with_infinities(state) -> dict[str, np.ndarray]:
+    """The leaves that begin with infinite entries, a mask or a best loss, as they begin."""
+    leaves = {name: _values(x) for name, x in named(state, "state") if is_real(x)}
+    return {name: x for name, x in leaves.items() if np.isinf(x).any()}
+
+
+def _values(leaf) -> np.ndarray:
+    """A leaf for NumPy, which knows no half precision."""
+    return np.asarray(leaf, np.float32 if np.dtype(leaf.dtype).itemsize < 4 else None)
 
 
 def _check_arrays(state) -> None:
@@ -216,6 +221,8 @@ def figures(info) -> dict:
 
 def _number(name: str, value):
     """A figure for a row; what JSON cannot hold is named."""
+    if is_key(value):
+        raise ValueError(f"{name} is a key: expected what JSON holds")
     return plain(name, np.asarray(value).item() if hasattr(value, "dtype") else value)
 
 
@@ -255,18 +262,20 @@ def _check_loss(info, unit: str, m: int, saved: int) -> None:
     raise NonFiniteLoss(f"outer loss is {losses[first]}", unit, m, first + 1, saved)
 
 
-def _check_state(state, infinite: set[str], unit: str, m: int, saved: int) -> None:
+def _check_state(state, infinite: dict, unit: str, m: int, saved: int) -> None:
     """λ moves after the loss is taken: what is not finite is never saved.
 
     Args:
-      infinite: the leaves that may have infinite entries, because they began with some.
+      infinite: leaves that began with infinite entries, which may stay as they were.
     """
     watched = [f"state{x}" for x in (".hparams", ".weights", "['hparams']", "['weights']")]
     for name, leaf in named(state, "state"):
         if not name.startswith(tuple(watched)) or not is_real(leaf):
             continue
-        values = np.asarray(leaf, np.float32 if np.dtype(leaf.dtype).itemsize < 4 else None)
-        bad = np.isnan(values) if name in infinite else ~np.isfinite(values)
+        values = _values(leaf)
+        bad = ~np.isfinite(values)
+        if name in infinite:  # a best loss that began at inf may be finite by now
+            bad &= values != infinite[name]
         if bad.any():
             raise NonFiniteLoss(f"{name} is not finite", unit, m, None, saved)
 

@@ -204,6 +204,7 @@ def test_nothing_is_lost_and_nothing_is_silent(tmp_path, monkeypatch):
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }.items():
         monkeypatch.setenv(name.upper(), str(value))  # for the processes that are killed
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")  # as here
     seed = random.randrange(1000)
     rng = random.Random(seed)
     faults, outcomes = Faults(tmp_path.resolve(), rng), {}
