@@ -13,7 +13,7 @@ import optax
 from hdistill.cache import is_tracing
 from hdistill.checks.values import check_key, is_concrete
 from hdistill.hypergradient.estimator import Estimator, Transition, spend
-from hdistill.hypergradient.fit import FitStatus, settle
+from hdistill.hypergradient.fit import FitStatus
 from hdistill.hypergradient.offline_method import Arguments, open_offline
 from hdistill.hypergradient.reverse_mode import online_reverse_mode
 
@@ -143,8 +143,8 @@ def _run(problem, hparams, weights, batch_at, horizon, outer_batch, key, estimat
     theta, status, fit = jnp.ones(()), jnp.int8(FitStatus.NONE), estimator.fit
     if fit is not None:
         statistics = fit.measure(hparams, weights, batch_at, horizon, outer_batch, key)
-        fitted, status = settle(fit, statistics, state.theta)
-        state, theta = state._replace(theta=fitted), fit.size(fitted)
+        fitted, status = fit.accept(statistics, state.theta)
+        state, theta = state._replace(theta=fitted), fit.theta_of(fitted)
         state = state._replace(products=spend(state.products, fit.products(horizon)))
 
     def body(carry, _):

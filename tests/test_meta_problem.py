@@ -9,7 +9,9 @@ import optax
 import pytest
 
 import hdistill as hd
-from tests.problems import assert_close
+from hdistill.learners.draws import first_half, second_half
+from hdistill.learners.plan import make_plan
+from tests.problems import assert_close, quadratic
 
 STEPS = 4
 
@@ -116,3 +118,32 @@ def test_what_is_not_linear_has_no_mean_in_one_pass():
         hd.online.implicit(problem, solver="cg"),
     ):
         assert estimator.together is None
+
+
+def test_a_wrapper_and_a_lambda_take_the_tasks_together_where_they_say_so():
+    partial = functools.partial(functools.partial(hd.offline.drmad, anchors=2))
+
+    @functools.wraps(hd.offline.reverse_mode)
+    def wrapped(*arguments, **options):
+        return hd.offline.reverse_mode(*arguments, **options)
+
+    def bare(*arguments, **options):
+        return hd.offline.reverse_mode(*arguments, **options)
+
+    def marked(*arguments, **options):
+        return hd.offline.reverse_mode(*arguments, **options)
+
+    marked.shares_hparams = True
+    problem, hparams, weights, batches, outer_batch = quadratic("sgd", horizon=1)
+    tasks = tuple(jnp.stack([x, 2 * x]) for x in (batches[0], outer_batch))
+    moved = []
+    for method, together in ((partial, True), (wrapped, True), (bare, False), (marked, True)):
+        arguments = {"problem": problem, "estimator": method, "hyper_optimizer": optax.sgd(0.1)}
+        arguments |= {"horizon": 3, "every": None, "fit_period": None, "nonfinite": "keep"}
+        samplers = {"sample_inner": first_half, "sample_outer": second_half}
+        assert make_plan(**arguments, **samplers).shares_hparams is together
+        learner = hd.learner(problem, method, hyper_optimizer=optax.sgd(0.1), horizon=3)
+        state, _ = learner.step(learner.init(jax.random.key(0), hparams, weights), tasks)
+        moved.append(state.hparams)
+    assert_close(moved[1], moved[2], 1e-12)
+    assert_close(moved[3], moved[2], 1e-12)

@@ -8,7 +8,13 @@ from hdistill.checks.values import check_count
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.drmad_line import walk
 from hdistill.hypergradient.estimator import Hypergradient
-from hdistill.hypergradient.offline_method import ALL, Arguments, OfflineInfo, run_offline
+from hdistill.hypergradient.offline_method import (
+    ALL,
+    Arguments,
+    OfflineInfo,
+    run_offline,
+    shares_hparams,
+)
 from hdistill.hypergradient.outer_losses import outer_losses
 from hdistill.problem import Problem, PyTree
 from hdistill.tree import like
@@ -44,6 +50,7 @@ def drmad(
 ) -> tuple[Hypergradient, OfflineInfo]: ...
 
 
+@shares_hparams
 def drmad(
     problem,
     hparams,

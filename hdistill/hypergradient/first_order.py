@@ -4,7 +4,12 @@ import optax
 
 from hdistill.hypergradient.estimator import Estimator, Hypergradient
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
-from hdistill.hypergradient.offline_method import Arguments, OfflineInfo, offline_method
+from hdistill.hypergradient.offline_method import (
+    Arguments,
+    OfflineInfo,
+    offline_method,
+    shares_hparams,
+)
 
 _METHOD = LastStep(
     name="first_order",
@@ -13,6 +18,7 @@ _METHOD = LastStep(
 )
 
 
+@shares_hparams
 @offline_method
 def first_order(
     problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False

@@ -34,33 +34,31 @@ class Fit(NamedTuple):
         arrays; where there are several tasks, the mean over them is what counts.
       solve: `statistics -> fitted`, like `initial`.
       products: `horizon -> int`, Jacobian products that `measure` spends.
-      size: `fitted -> θ`, the factor of the second-order term among what is fitted.
+      theta_of: `fitted -> θ`, the factor of the second-order term among what is fitted.
     """
 
     initial: Any
     measure: Callable[..., Any]
     solve: Callable[[Any], Any]
     products: Callable[[int], int]
-    size: Callable[[Any], jax.Array] = lambda fitted: fitted
+    theta_of: Callable[[Any], jax.Array] = lambda fitted: fitted
 
+    def first(self):
+        """What is in force before any fit, as arrays."""
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), self.initial)
 
-def before_any(fit: Fit):
-    """What is in force before any fit, as arrays."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), fit.initial)
+    def accept(self, statistics, old):
+        """(what is in force after a fit, its `FitStatus`, int8 []).
 
-
-def settle(fit: Fit, statistics, old):
-    """(what is in force after a fit, its `FitStatus`, int8 []).
-
-    A θ that is not finite or not positive is refused, and `old` stays in force: the term's
-    direction is the exact one's, or nearly, so that a negative size moves λ uphill, and 0 leaves
-    nothing of the term.
-    """
-    new = jax.tree.map(lambda x, like: x.astype(like.dtype), fit.solve(statistics), old)
-    theta = fit.size(new)
-    status = jnp.where(
-        jnp.isfinite(theta),
-        jnp.where(theta > 0, FitStatus.USED, FitStatus.REFUSED_NOT_POSITIVE),
-        FitStatus.REFUSED_NOT_FINITE,
-    ).astype(jnp.int8)
-    return select(status == FitStatus.USED, new, old), status
+        A θ that is not finite or not positive is refused, and `old` stays in force: the term's
+        direction is the exact one's, or nearly, so that a negative size moves λ uphill, and 0
+        leaves nothing of the term.
+        """
+        new = jax.tree.map(lambda x, like: x.astype(like.dtype), self.solve(statistics), old)
+        theta = self.theta_of(new)
+        status = jnp.where(
+            jnp.isfinite(theta),
+            jnp.where(theta > 0, FitStatus.USED, FitStatus.REFUSED_NOT_POSITIVE),
+            FitStatus.REFUSED_NOT_FINITE,
+        ).astype(jnp.int8)
+        return select(status == FitStatus.USED, new, old), status

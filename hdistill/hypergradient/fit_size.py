@@ -125,7 +125,7 @@ def literal_term(gamma: float, mixing: str) -> Term:
     return Term(start, step)
 
 
-def size_fit(problem, gamma: float, mixing: str) -> Fit:
+def literal_fit(problem, gamma: float, mixing: str) -> Fit:
     """Algorithm 4 as an estimator's `Fit`: over all samples of all tasks."""
 
     def measure(*arguments):

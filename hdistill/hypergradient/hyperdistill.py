@@ -17,7 +17,7 @@ from hdistill.hypergradient.estimator import (
     no_products,
     spend,
 )
-from hdistill.hypergradient.fit_size import size_fit
+from hdistill.hypergradient.fit_size import literal_fit
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import like, scale, unit, wide
 
@@ -123,5 +123,5 @@ def online_hyperdistill(
         state = state._replace(products=spend(state.products, 1))
         return Hypergradient(first_order, second_order), state
 
-    fit = size_fit(problem, gamma, mixing) if fitted else None
+    fit = literal_fit(problem, gamma, mixing) if fitted else None
     return make_estimator(problem, 1, "hyperdistill", init, observe, estimate, fit, fitted)

@@ -109,6 +109,18 @@ class OfflineMethod(Protocol):
     ) -> tuple[Hypergradient, OfflineInfo]: ...
 
 
+def shares_hparams(method):
+    """Marks a method whose hypergradient of a `meta_problem` is the mean of the tasks'.
+
+    It holds for what is linear in the cotangent α: the learner then takes the tasks of a
+    meta-batch together. The mark is an attribute, `shares_hparams`, that `functools.partial` and
+    `functools.wraps` keep; a lambda around such a method, and a wrapper that is not linear (it
+    clips, say), set it themselves.
+    """
+    method.shares_hparams = True
+    return method
+
+
 def offline_method(function: Any) -> OfflineMethod:
     """The function itself, for type checkers an `OfflineMethod`."""
     return function

@@ -2,7 +2,12 @@
 
 from hdistill.hypergradient.estimator import Estimator, Hypergradient
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
-from hdistill.hypergradient.offline_method import Arguments, OfflineInfo, offline_method
+from hdistill.hypergradient.offline_method import (
+    Arguments,
+    OfflineInfo,
+    offline_method,
+    shares_hparams,
+)
 from hdistill.products import hparams_pullback
 
 _METHOD = LastStep(
@@ -10,6 +15,7 @@ _METHOD = LastStep(
 )
 
 
+@shares_hparams
 @offline_method
 def one_step(
     problem, hparams, weights, batches, outer_batch, *, horizon=None, return_info=False

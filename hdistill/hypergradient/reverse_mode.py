@@ -17,7 +17,13 @@ from hdistill.hypergradient.estimator import (
     no_products,
     spend,
 )
-from hdistill.hypergradient.offline_method import ALL, Arguments, OfflineInfo, run_offline
+from hdistill.hypergradient.offline_method import (
+    ALL,
+    Arguments,
+    OfflineInfo,
+    run_offline,
+    shares_hparams,
+)
 from hdistill.hypergradient.outer_losses import outer_losses
 from hdistill.hypergradient.snapshots import schedule, with_snapshots
 from hdistill.problem import Problem, PyTree, run
@@ -59,6 +65,7 @@ def reverse_mode(
 ) -> tuple[Hypergradient, OfflineInfo]: ...
 
 
+@shares_hparams
 def reverse_mode(
     problem,
     hparams,

@@ -8,7 +8,7 @@ import optax
 
 from hdistill.checks.optimizers import transform
 from hdistill.hypergradient.estimator import SIDE_BY_SIDE, Transition, spend
-from hdistill.hypergradient.fit import FitStatus, before_any, settle
+from hdistill.hypergradient.fit import FitStatus
 from hdistill.learners.draws import draw, drawn_with, keys_of_step, redraw
 from hdistill.learners.plan import MetaBatch, Plan
 from hdistill.problem import PyTree, meta_problem
@@ -181,7 +181,7 @@ def offline_loop(plan: Plan, state, batch: MetaBatch):
     options: dict = {"horizon": plan.horizon, "return_info": True}
     if plan.every is not None:
         options["every"] = plan.every
-    of_tasks = _together if plan.is_linear else _one_by_one
+    of_tasks = _together if plan.shares_hparams else _one_by_one
     hyper, loss, start, final, products = of_tasks(plan, hparams, weights, batch, options)
     hparams, hyper_state, step = move_hparams(plan, state.hparams, state.hyper_state, hyper, loss)
     state = state._replace(hparams=hparams, hyper_state=hyper_state)
@@ -233,7 +233,7 @@ def summarize(
       before: the number of inner steps done before, from which the draws are numbered.
     """
     state = loop.state
-    theta = plan.fit.size(state.theta) if plan.fit else state.theta
+    theta = plan.fit.theta_of(state.theta) if plan.fit else state.theta
     hparams, weights = batch.vary((begun.hparams, begun.weights))
 
     def is_sound(final, task, key):
@@ -267,7 +267,7 @@ def outer_losses(problem, transition_of):
 
 def theta_before(plan: Plan):
     """θ before any fit: 1 where nothing is fitted."""
-    return before_any(plan.fit) if plan.fit else jnp.ones((), jnp.result_type(float))
+    return plan.fit.first() if plan.fit else jnp.ones((), jnp.result_type(float))
 
 
 def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
@@ -300,6 +300,6 @@ def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
         lambda x: batch.vary(jnp.zeros(x.shape, x.dtype)), jax.eval_shape(measured, *given)
     )
     statistics = jax.lax.cond(due, lambda: batch.vary(measured(*given)), lambda: nothing)
-    theta, status = settle(fit, batch.mean(statistics), state.theta)
+    theta, status = fit.accept(batch.mean(statistics), state.theta)
     status = jnp.where(due, status, jnp.int8(FitStatus.NOT_DUE))
     return select(due, theta, state.theta), status, jnp.where(due, fit.products(plan.horizon), 0)

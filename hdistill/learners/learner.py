@@ -149,7 +149,10 @@ def learner(
       estimator: an online estimator (`hd.online.NAME(problem, ...)`), or an offline method
         (`hd.offline.reverse_mode`, `hd.offline.drmad`, or a partial of one), for which λ moves
         once, at the end. Values are always `problem`'s; an online estimator takes its products from
-        the problem that it was made with.
+        the problem that it was made with. Your own function around an offline method may set its
+        attribute `shares_hparams` to True if the hypergradient is linear in the loss's gradient, as
+        ours have it (`functools.partial` and `functools.wraps` keep it): the tasks of a meta-batch
+        are then taken together, which is faster.
       hyper_optimizer: optax transformation for λ; its state is carried.
       initialization: `hd.reptile(...)`, `hd.fomaml(...)`, or None for a fixed φ.
       horizon: T, inner steps.

@@ -1,5 +1,6 @@
 """What a learner is built from, checked; and how it draws batches."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,9 +18,6 @@ from hdistill.hypergradient.estimator import Estimator
 from hdistill.learners.draws import numbered
 from hdistill.learners.initialization import Initialization
 from hdistill.problem import Problem
-
-# Offline methods whose hypergradient of a `meta_problem` is the mean of the tasks' hypergradients.
-LINEAR = (offline.first_order, offline.one_step, offline.reverse_mode, offline.drmad)
 
 
 class Plan(NamedTuple):
@@ -43,10 +41,12 @@ class Plan(NamedTuple):
         return self.estimator.fit if isinstance(self.estimator, Estimator) else None
 
     @property
-    def is_linear(self) -> bool:
-        """Whether it is an offline method of ours that is linear in the cotangent α."""
-        method = getattr(self.estimator, "func", self.estimator)
-        return any(method is linear for linear in LINEAR)
+    def shares_hparams(self) -> bool:
+        """Whether it is an offline method that may take the tasks together (`shares_hparams`)."""
+        method = self.estimator
+        while isinstance(method, functools.partial):
+            method = method.func
+        return bool(getattr(method, "shares_hparams", False))
 
     @property
     def always_moves(self) -> bool:

@@ -14,7 +14,6 @@ from hdistill.checks.problem import check_problem, differentiating
 from hdistill.checks.values import Signature, check_arrays, check_count
 from hdistill.devices import on_auto_axes
 from hdistill.hypergradient.estimator import Estimator, spend
-from hdistill.hypergradient.fit import settle
 from hdistill.learners.draws import draw, first_half, second_half
 from hdistill.learners.inner_loop import (
     LearnerInfo,
@@ -236,9 +235,9 @@ def stream(
         statistics = plan.fit.measure(
             state.hparams, state.weights, batch_at, steps, outer_batch, key
         )
-        theta, status = settle(plan.fit, statistics, state.theta)
+        theta, status = plan.fit.accept(statistics, state.theta)
         products = spend(jnp.int32(0), plan.fit.products(steps))
-        return theta, FitInfo(plan.fit.size(theta), status, products)
+        return theta, FitInfo(plan.fit.theta_of(theta), status, products)
 
     samplers = samplers_with_data(sample_inner, sample_outer)
     if not samplers:

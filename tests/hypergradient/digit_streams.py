@@ -31,7 +31,7 @@ def with_rule(estimator, rule: str, largest: float):
         "refuse": lambda theta: theta,
         "and large": lambda theta: jnp.where(theta > largest, -1.0, theta),
     }[rule]
-    return estimator._replace(fit=estimator.fit._replace(size=judged))
+    return estimator._replace(fit=estimator.fit._replace(theta_of=judged))
 
 
 def logits(params, images):

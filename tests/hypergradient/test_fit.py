@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import hdistill as hd
-from hdistill.hypergradient.fit import Fit, settle
+from hdistill.hypergradient.fit import Fit
 from tests.hypergradient.digit_streams import CHANCE, run_streams
 from tests.problems import assert_close, quadratic
 
@@ -28,7 +28,7 @@ from tests.problems import assert_close, quadratic
 def test_which_sizes_are_refused(theta, status):
     fit = Fit(1.0, None, lambda statistics: statistics, None)
     old = jnp.float32(0.7)
-    in_force, code = settle(fit, jnp.asarray(theta), old)
+    in_force, code = fit.accept(jnp.asarray(theta), old)
     assert hd.FitStatus(int(code)).name == status and code.dtype == jnp.int8
     assert in_force == (jnp.float32(theta) if status == "USED" else old)
 

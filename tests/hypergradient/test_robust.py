@@ -9,7 +9,6 @@ import optax
 import pytest
 
 import hdistill as hd
-from hdistill.hypergradient.fit import settle
 from hdistill.hypergradient.robust import RobustSize
 from tests.problems import LEARNING_RATE, assert_close, quadratic, quadratic_constants
 
@@ -173,7 +172,7 @@ def test_a_fit_that_says_nothing_leaves_the_last_one_in_force(statistics, status
     fit = at_rest()[0].fit
     statistics = tuple(jnp.asarray(x, float) for x in statistics)
     old = RobustSize(jnp.asarray(0.7), jnp.asarray(0.2))
-    assert settle(fit, statistics, old) == (RobustSize(theta, limit), status)
+    assert fit.accept(statistics, old) == (RobustSize(theta, limit), status)
 
 
 @pytest.mark.parametrize("ratio, times", [(1.1e-3, 1.1e-3), (0.9e-3, 1.0)])
