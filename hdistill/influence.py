@@ -78,10 +78,7 @@ def influence(
     check_weights(weights)
     count = check_count("queries (their leading axis)", leading_axis(queries, "queries"))
     function, arrays = separate(batches)
-    if together is None:
-        room = CACHE if jax.default_backend() == "cpu" else MEMORY
-        together = max(1, int(room // nbytes(weights)))
-    together = min(check_count("together", together), count)
+    together = _together(together, weights, count)
     reads = functions_in(batches)
     program = compiled(_influence, problem, function, horizon, method, together, reads=reads)
     return program(hparams, weights, arrays, queries)
@@ -151,10 +148,7 @@ def leave_out(
         kind = f"{jnp.result_type(left_out)}{list(shape)}"
         raise ValueError(f"left_out is {kind}: expected bool [R, {len(hparams)}]")
     leading_axis(queries, "queries")
-    if together is None:
-        room = CACHE if jax.default_backend() == "cpu" else MEMORY
-        together = max(1, int(room // nbytes(weights)))
-    together = min(check_count("together", together), max(shape[0], 1))
+    together = _together(together, weights, max(shape[0], 1))
     function, arrays = separate(batches)
     static = problem, function, horizon, float(absent), together
     program = compiled(_leave_out, *static, reads=functions_in(batches))
@@ -173,6 +167,14 @@ def _leave_out(problem, function, horizon, absent, together):
         return jax.lax.map(one, left_out, batch_size=together)
 
     return call
+
+
+def _together(together: int | None, weights, most: int) -> int:
+    """How many go side by side: as many as have their weights in the memory for it, if not given."""
+    if together is None:
+        room = CACHE if jax.default_backend() == "cpu" else MEMORY
+        together = max(1, int(room // nbytes(weights)))
+    return min(check_count("together", together), most)
 
 
 class LDS(NamedTuple):
