@@ -170,7 +170,7 @@ def _leave_out(problem, function, horizon, absent, together):
 
 
 def _together(together: int | None, weights, most: int) -> int:
-    """How many go side by side: as many as have their weights in the memory for it, if not given."""
+    """How many go side by side; if not given, as many as have their weights in that memory."""
     if together is None:
         room = CACHE if jax.default_backend() == "cpu" else MEMORY
         together = max(1, int(room // nbytes(weights)))
