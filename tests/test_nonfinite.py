@@ -162,9 +162,15 @@ def test_a_body_of_8_bits_and_a_mask_stay_and_the_rest_learns(rule):
     assert (state.weights["body"] == body).all()
 
 
-def test_a_task_whose_outer_batch_is_bad_is_named():
+@pytest.mark.parametrize("online", [False, True])
+def test_a_task_whose_outer_batch_is_bad_is_named(online):
     problem, hparams, weights, batches, outer_batch = quadratic("sgd", horizon=1)
-    learner = hd.learner(problem, hd.offline.one_step, hyper_optimizer=optax.sgd(0.1), horizon=2)
+    learner = hd.learner(
+        problem,
+        (hd.online.one_step(problem) if online else hd.offline.reverse_mode),
+        hyper_optimizer=optax.sgd(0.1),
+        horizon=2,
+    )
     outer = jnp.stack([outer_batch, jnp.nan * outer_batch, outer_batch])
     tasks = jnp.stack([batches[0]] * 3), outer
     _, info = learner.step(learner.init(jax.random.key(0), hparams, weights), tasks)

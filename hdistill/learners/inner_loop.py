@@ -32,8 +32,9 @@ class LearnerInfo(NamedTuple):
       products: Jacobian products of Φ spent for each task, a fit of θ included, int32 [], at most
         2³¹ - 1.
       hparams: λ after the last step.
-      tasks_finite: whether each task's w_T is free of nan, and of infinities that w_0 has not, and
-        its L_val there finite, bool [tasks], of all devices. One bad task spoils the mean of all.
+      tasks_finite: whether each task's w_T is free of nan, and what is known of its own losses is
+        finite (of an offline method that takes the tasks together only its derivative in w_0, where
+        it has one), bool [tasks], of all devices. One bad task spoils the mean of all.
     """
 
     outer_loss: jax.Array
@@ -66,6 +67,7 @@ class Loop(NamedTuple):
       final: w_T of each task, stacked.
       steps: a `Step` stacked.
       products: spent by a task at most, int32 [].
+      sound: whether each task's losses, and what else is known of it, are finite, bool [tasks].
       start: the mean derivative of the outer loss in φ, None of a method that has none.
     """
 
@@ -73,6 +75,7 @@ class Loop(NamedTuple):
     final: PyTree
     steps: Step
     products: jax.Array
+    sound: jax.Array
     start: PyTree = None
 
 
@@ -96,7 +99,8 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
       before: the number of inner steps done before, from which the draws are numbered.
 
     Returns:
-      (state with λ and its optimizer moved, `starts` T steps on, a `Step` stacked [T], products).
+      (state with λ and its optimizer moved, `starts` T steps on, a `Step` stacked [T], products,
+      whether all losses of each task were finite, bool [tasks]).
     """
     estimator, problem = plan.estimator, plan.problem
     weights, estimates = starts
@@ -105,7 +109,7 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
         estimates = estimates._replace(theta=jax.vmap(lambda _: state.theta)(batch.keys))
 
     def move(carry, transition_of, keys):
-        (_, estimates), hparams, hyper_state = carry
+        (_, estimates), hparams, hyper_state, sound = carry
         if estimator.mean_of_tasks is not None:
             hyper, estimates = estimator.mean_of_tasks(estimates, transition_of, keys)
             hyper = batch.mean_of_devices(hyper)
@@ -113,22 +117,26 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
             step = jax.vmap(estimator.step, (0, SIDE_BY_SIDE, 0))
             hyper, estimates = step(estimates, transition_of, keys)
             hyper = batch.mean(hyper)
-        loss = batch.mean(outer_losses(problem, transition_of))
+        losses = outer_losses(problem, transition_of)
+        loss = batch.mean(losses)
         hparams, hyper_state, step = move_hparams(plan, hparams, hyper_state, hyper, loss)
-        return ((transition_of.current, estimates), hparams, hyper_state), step
+        sound &= jnp.isfinite(losses)
+        return ((transition_of.current, estimates), hparams, hyper_state, sound), step
 
     def rest(carry, transition_of, keys):
-        (_, estimates), hparams, hyper_state = carry
+        (_, estimates), hparams, hyper_state, sound = carry
         observe = jax.vmap(estimator.observe, (0, SIDE_BY_SIDE, 0))
         estimates = observe(estimates, transition_of, keys)
-        loss = batch.mean(outer_losses(problem, transition_of))
+        losses = outer_losses(problem, transition_of)
+        loss = batch.mean(losses)
         zero = jnp.zeros_like(optax.tree.norm(hparams))  # of the norms' dtype, λ's
         step = Step(loss, jnp.array(False), jnp.isfinite(loss), zero, zero)
-        return ((transition_of.current, estimates), hparams, hyper_state), step
+        sound &= jnp.isfinite(losses)
+        return ((transition_of.current, estimates), hparams, hyper_state, sound), step
 
     def body(carry, keys):
         t, carry = carry
-        (weights, _), hparams, _ = carry
+        (weights, _), hparams, *_ = carry
         local = batch.vary(hparams)
 
         def one_step(weights, task, keys):
@@ -145,14 +153,15 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
             carry, step = jax.lax.cond(plan.moves(t), move, rest, carry, transition_of, keys)
         return (t + 1, carry), step
 
-    carry = batch.vary((weights, estimates)), state.hparams, state.hyper_state
+    sound = batch.vary(jnp.ones(batch.keys.shape, bool))
+    carry = batch.vary((weights, estimates)), state.hparams, state.hyper_state, sound
     # All at once: inside the loop they took a tenth of HyperDistill's time on the sinusoids.
     numbers = before + jnp.arange(plan.horizon, dtype=jnp.int32)
     keys = jax.vmap(jax.vmap(keys_of_step, (0, None)), (None, 0))(batch.keys, numbers)
     (_, carry), steps = jax.lax.scan(body, (jnp.int32(0), carry), keys)
-    ends, hparams, hyper_state = carry
+    ends, hparams, hyper_state, sound = carry
     state = state._replace(hparams=hparams, hyper_state=hyper_state)
-    return state, ends, steps, batch.largest(ends[1].products)
+    return state, ends, steps, batch.largest(ends[1].products), sound
 
 
 def move_hparams(plan: Plan, hparams, hyper_state, hyper, loss):
@@ -182,15 +191,15 @@ def offline_loop(plan: Plan, state, batch: MetaBatch):
     if plan.every is not None:
         options["every"] = plan.every
     of_tasks = _together if plan.shares_hparams else _one_by_one
-    hyper, loss, start, final, products = of_tasks(plan, hparams, weights, batch, options)
+    hyper, loss, start, final, products, sound = of_tasks(plan, hparams, weights, batch, options)
     hparams, hyper_state, step = move_hparams(plan, state.hparams, state.hyper_state, hyper, loss)
     state = state._replace(hparams=hparams, hyper_state=hyper_state)
     steps = Step(*(jnp.atleast_1d(x) for x in step))
-    return Loop(state, final, steps, batch.largest(products).astype(jnp.int32), start)
+    return Loop(state, final, steps, batch.largest(products).astype(jnp.int32), sound, start)
 
 
 def _together(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
-    """(mean hypergradient, mean loss, mean start, w_T of each task, products) of one pass."""
+    """(mean hypergradient, loss and start, w_T of each task, products, sound) of one pass."""
 
     def drawn(t):
         each = jax.vmap(lambda task, key: draw(plan, key, task, t)[:2])
@@ -204,7 +213,7 @@ def _together(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
     )
     start = jax.tree.map(lambda x: jnp.sum(x, axis=0), info.start)  # of the mean loss
     means = batch.mean_of_devices((hyper, info.outer_loss, start))
-    return *means, info.weights, info.products
+    return *means, info.weights, info.products, _all_finite(info.start, size)
 
 
 def _one_by_one(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
@@ -220,28 +229,20 @@ def _one_by_one(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
 
     hyper, info = jax.vmap(one)(batch.tasks, batch.keys)
     means = batch.mean((hyper, info.outer_loss, info.start))
-    return *means, info.weights, info.products
+    return *means, info.weights, info.products, _all_finite(info.outer_loss, len(batch.keys))
 
 
-def summarize(
-    plan: Plan, begun, status, fit_cost, loop: Loop, batch: MetaBatch, before=0
-) -> LearnerInfo:
-    """The info of one inner optimisation.
+def _all_finite(tree, tasks: int):
+    """Whether each task's entries are finite, bool [tasks]."""
+    leaves = [jnp.isfinite(x).reshape(tasks, -1).all(1) for x in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack([jnp.ones(tasks, bool), *leaves]), axis=0)
 
-    Args:
-      begun: the state that it began with.
-      before: the number of inner steps done before, from which the draws are numbered.
-    """
+
+def summarize(plan: Plan, status, fit_cost, loop: Loop, batch: MetaBatch) -> LearnerInfo:
+    """The info of one inner optimisation."""
     state = loop.state
     theta = plan.fit.theta_of(state.theta) if plan.fit else state.theta
-    hparams, weights = batch.vary((begun.hparams, begun.weights))
-
-    def is_sound(final, task, key):
-        outer_batch = draw(plan, key, task, plan.horizon - 1, before)[1]
-        loss = plan.problem.outer_loss(final, hparams, outer_batch)
-        return jnp.isfinite(loss) & _as_finite(final, weights)
-
-    sound = jax.vmap(is_sound)(loop.final, batch.tasks, batch.keys)
+    sound = loop.sound & jax.vmap(_has_no_nan)(loop.final)
     return LearnerInfo(
         **loop.steps._asdict(),
         theta=theta,
@@ -252,10 +253,9 @@ def summarize(
     )
 
 
-def _as_finite(weights, before):
-    """Whether every entry is finite, or infinite as it was before, bool []."""
-    pairs = zip(split(weights)[0], split(before)[0])
-    return jnp.all(jnp.stack([(jnp.isfinite(x) | (x == y)).all() for x, y in pairs] or [True]))
+def _has_no_nan(weights):
+    """Whether no entry is nan, bool []; infinite ones may be a mask's."""
+    return ~jnp.any(jnp.stack([jnp.isnan(x).any() for x in split(weights)[0]] or [False]))
 
 
 def outer_losses(problem, transition_of):

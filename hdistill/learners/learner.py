@@ -286,7 +286,7 @@ def _step(plan: Plan, state: LearnerState, tasks, axis_name):
     state = state._replace(key=key, theta=theta, done=state.done + 1)
     loop = online_loop if isinstance(plan.estimator, Estimator) else offline_loop
     end = loop(plan, state, batch)
-    info = summarize(plan, state, status, fit_cost, end, batch)
+    info = summarize(plan, status, fit_cost, end, batch)
     return _learn_initialization(plan, end, batch), info
 
 

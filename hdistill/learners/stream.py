@@ -261,9 +261,8 @@ def _stretch(plan: Plan, state: StreamState, task):
     state = state._replace(theta=theta)
     starts = add_axis((state.weights, state.estimate))
     batch = MetaBatch(tasks, steps_key[None])
-    begun = state
     state, ends, *measured = advance(plan, state, starts, batch, before)
     weights, estimate = drop_axis(ends)
     state = state._replace(weights=weights, estimate=estimate, done=state.done + 1)
     loop = Loop(state, ends[0], *measured)
-    return state, summarize(plan, begun, status, fit_cost, loop, batch, before)
+    return state, summarize(plan, status, fit_cost, loop, batch)
