@@ -88,7 +88,7 @@ def with_snapshots(snapshots: int):
             due = place[j] == t + 1
             row = jnp.where(due, into[j], spare)
             kept = jax.tree.map(lambda k, x: k.at[row].set(x), kept, weights)
-            return weights, kept, j + due
+            return weights, kept, j + due.astype(jnp.int32)
 
         kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (spare + 1, *jnp.shape(x))), start)
         weights, kept, j = jax.lax.fori_loop(0, steps - 1, forward, (start, kept, jnp.int32(0)))

@@ -266,7 +266,7 @@ def scaled_regression(key):
 
 def with_any_size(estimator):
     """The estimator with no fit refused."""
-    return estimator._replace(fit=estimator.fit._replace(size=lambda theta: jnp.ones(())))
+    return estimator._replace(fit=estimator.fit._replace(theta_of=lambda theta: jnp.ones(())))
 
 
 @functools.cache

@@ -31,7 +31,7 @@ from hdistill.data.sinusoid import sample_tasks
 from hdistill.models.anil_regression import AnilRegression
 
 STEPS, CONFIG = 60, {"seed": 3}
-KILLS, DAMAGES = 5, 12
+KILLS, DAMAGES = 2, 8
 
 
 def target(folder: pathlib.Path, **how) -> np.ndarray:
