@@ -114,9 +114,9 @@ LONG = dataclasses.replace(
 `python -m experiments.image_meta --preset long --data-dir data --method one-step --seed 10
 --hyper-rate 0.00007`. On one core a run takes 8 minutes (FO), 12 to 15 (1-step, HyperDistill), 20
 (N.IFT) or 50 (DrMAD), with another run on the other core. WarpGrad on CIFAR-100, seed 10: expect in
-the meta-test 38% of FO, 35% of 1-step, 39% of DrMAD and 44% of N.IFT at the better rate of two, 40% of
-HyperDistill with γ = 0.99 at 0.005 (RESULTS.md, image_meta/long-rates). The rates below were chosen
-for 100 inner optimisations.
+the meta-test 38% of FO, 35% of 1-step, 39% of DrMAD and 44% of N.IFT, each at the better rate of
+two, 40% of HyperDistill with γ = 0.99 at 0.005 (RESULTS.md, image_meta/long-rates). The rates below
+were chosen for 100 inner optimisations.
 """
 
 SMOKE = Preset(
