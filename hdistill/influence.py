@@ -21,9 +21,8 @@ from hdistill.checks.values import (
 from hdistill.problem import Problem, run
 from hdistill.tree import nbytes
 
-# Bytes that the cotangents of the queries in one pass may take: a CPU's cache, else a share of the
-# device's memory. All at once was 3.6 times as fast as one by one with 5,000 weights and 50 queries
-# on a CPU, and slower with 100,000 weights and 20.
+# Bytes that the cotangents of the queries in one pass may take: a CPU's cache, beyond which more of
+# them side by side gain nothing, else a share of the device's memory.
 CACHE, MEMORY = 4e6, 1e9
 
 
