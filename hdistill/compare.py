@@ -15,7 +15,9 @@ from hdistill.checks.values import check_key, is_concrete
 from hdistill.hypergradient.estimator import Estimator, Transition, spend
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.hypergradient.offline_method import Arguments, open_offline
+from hdistill.hypergradient.outer_losses import OuterLosses
 from hdistill.hypergradient.reverse_mode import online_reverse_mode
+from hdistill.problem import InnerRun
 
 
 class Fidelity(NamedTuple):
@@ -130,32 +132,33 @@ def _measure(estimator, arguments, key):
     return hypergradient, (theta, status, int(products), min(seconds), memory)
 
 
-def _run(problem, hparams, weights, batch_at, horizon, outer_batch, key, estimator):
+def _run(inner: InnerRun, losses: OuterLosses, key, estimator):
     """(g_t stacked [T, ...], θ in force, its `FitStatus`, products) of a whole run.
 
     Args:
       estimator: an online estimator, None for exact reverse mode.
     """
-    exact = problem._replace(surrogate=None)
+    hparams, horizon = inner.hparams, inner.horizon
+    exact = inner.problem._replace(surrogate=None)
     estimator = estimator or online_reverse_mode(exact, window=horizon)
     first = jnp.zeros((), jnp.int32)
-    state = estimator.init(weights, hparams, batch_at(first))
+    outer_batch = losses.outer_batch_at(first)
+    state = estimator.init(inner.weights, hparams, inner.batch_at(first))
     theta, status, fit = jnp.ones(()), jnp.int8(FitStatus.NONE), estimator.fit
     if fit is not None:
-        statistics = fit.measure(hparams, weights, batch_at, horizon, outer_batch, key)
+        statistics = fit.measure(inner, outer_batch, key)
         fitted, status = fit.accept(statistics, state.theta)
         state, theta = state._replace(theta=fitted), fit.theta_of(fitted)
         state = state._replace(products=spend(state.products, fit.products(horizon)))
 
     def body(carry, _):
         t, previous, state = carry
-        batch = batch_at(t)
-        current = problem.update(previous, hparams, batch)
-        transition = Transition(previous, current, hparams, batch, outer_batch)
+        current = inner.step(previous, t)
+        transition = Transition(previous, current, hparams, inner.batch_at(t), outer_batch)
         hypergradient, state = estimator.step(state, transition, jax.random.fold_in(key, t))
         return (t + 1, current, state), hypergradient
 
-    (_, _, state), hypergradient = jax.lax.scan(body, (first, weights, state), length=horizon)
+    (_, _, state), hypergradient = jax.lax.scan(body, (first, inner.weights, state), length=horizon)
     return hypergradient, theta, status, state.products
 
 

@@ -18,7 +18,7 @@ from hdistill.checks.values import (
     check_weights,
     leading_axis,
 )
-from hdistill.problem import Problem, run
+from hdistill.problem import InnerRun, Problem
 from hdistill.tree import nbytes
 
 # Bytes that the cotangents of the queries in one pass may take: a CPU's cache, beyond which more of
@@ -160,7 +160,7 @@ def _leave_out(problem, function, horizon, absent, together):
 
         def one(gone):
             there = jnp.where(gone, absent, hparams)
-            final, _ = run(problem, there, weights, batch_at, horizon)
+            final, _ = InnerRun(problem, there, weights, batch_at, horizon).steps()
             return jax.vmap(problem.outer_loss, (None, None, 0))(final, there, queries)
 
         return jax.lax.map(one, left_out, batch_size=together)

@@ -1,5 +1,6 @@
-"""The bilevel problem: an inner update Φ and an outer loss, both pure functions."""
+"""The bilevel problem, an inner update Φ and an outer loss, and one inner optimisation of it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -239,31 +240,50 @@ def _unroll(problem, function, horizon):
         batch_at = batch_stream(function or batches)
         batch = batch_shapes("batches", batch_at)
         check_update(problem, hparams, weights, batch)
-        return run(problem, hparams, weights, batch_at, horizon)[0]
+        return InnerRun(problem, hparams, weights, batch_at, horizon).steps()[0]
 
     return call
 
 
-def run(problem: Problem, hparams, weights, batch_at, steps, first=0, keep=None):
-    """Φ over `steps` inner steps from step `first` on.
+class InnerRun(NamedTuple):
+    """An inner optimisation at one λ, or a stretch of it: w_{t+1} = Φ(w_t, λ; D_{t+1}).
 
-    Args:
-      keep: weights -> what to remember of them; None for nothing.
-
-    Returns:
-      (last weights, what was kept of the weights *before* each step, stacked, or None).
+    Attributes:
+      problem: Φ and L_val.
+      hparams: λ.
+      weights: w_0; of a stretch, the weights before its first step.
+      batch_at: t -> D_{t+1}, t = 0..T-1, int32 [].
+      horizon: T, an int; of a stretch, its number of steps.
+      first: t of the first step, int32 [].
     """
 
-    def body(carry, _):
-        t, weights = carry
-        after = problem.update(weights, hparams, batch_at(t))
-        return (t + 1, after), keep(weights) if keep else None
+    problem: Problem
+    hparams: PyTree
+    weights: PyTree
+    batch_at: Callable[[Any], PyTree]
+    horizon: int
+    first: Any = 0
 
-    if not steps:  # jax.disable_jit cannot run an empty scan
-        return weights, None
-    start = (jnp.asarray(first, jnp.int32), weights)
-    (_, last), history = jax.lax.scan(body, start, length=steps)
-    return last, history
+    def stretch(self, weights: PyTree, first, horizon: int) -> "InnerRun":
+        """The `horizon` steps from `first` on, from these weights."""
+        return self._replace(weights=weights, first=first, horizon=horizon)
+
+    def step(self, weights: PyTree, t) -> PyTree:
+        """w_{t+1} from w_t."""
+        return self.problem.update(weights, self.hparams, self.batch_at(t))
+
+    def steps(self, keep: bool = False):
+        """All steps; (the last weights, those before each step, stacked, or None)."""
+
+        def body(carry, _):
+            t, weights = carry
+            return (t + 1, self.step(weights, t)), weights if keep else None
+
+        if not self.horizon:  # jax.disable_jit cannot run an empty scan
+            return self.weights, None
+        start = (jnp.asarray(self.first, jnp.int32), self.weights)
+        (_, last), before = jax.lax.scan(body, start, length=self.horizon)
+        return last, before
 
 
 def meta_problem(problem: Problem) -> Problem:

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 import hdistill as hd
-from hdistill.learners.draws import first_half, second_half
 from hdistill.learners.plan import make_plan
 from tests.problems import assert_close, quadratic
 
@@ -81,9 +80,7 @@ def test_online_tasks_side_by_side_have_the_mean_of_their_hypergradients(name, s
     # With Adam's own eps its first step hardly depends on λ: rounding of what cancels.
     problem, lam, weights, batches, outer_batch = make(surrogate, eps=0.1)
     estimator = LINEAR[name](problem)
-    update, step, mean_of_tasks = map(
-        jax.jit, (problem.update, estimator.step, estimator.mean_of_tasks)
-    )
+    update, step = map(jax.jit, (problem.update, estimator.step))
     states = [estimator.init(weights, lam, batches[0, i]) for i in range(5)]
     if name == "hyperdistill":
         states = [state._replace(theta=jnp.array(0.3)) for state in states]
@@ -97,17 +94,28 @@ def test_online_tasks_side_by_side_have_the_mean_of_their_hypergradients(name, s
         ]
         each = [step(states[i], steps[i], keys[i]) for i in range(5)]
         several = jax.tree.map(lambda *x: jnp.stack(x), *steps)._replace(hparams=lam)
-        mean, stacked = mean_of_tasks(stacked, several, keys)
+        mean, stacked = step(stacked, several, keys)
         for part in ("first_order", "second_order"):
             assert_close(getattr(mean, part), sum(getattr(g, part) for g, _ in each) / 5, 1e-12)
         starts, states = ends, [state for _, state in each]
     assert_close(stacked, jax.tree.map(lambda *x: jnp.stack(x), *states), 1e-12)
 
 
-def test_a_step_that_was_replaced_is_the_one_taken():
-    estimator = hd.online.one_step(make()[0])
-    assert estimator.mean_of_tasks is not None
-    assert estimator._replace(step=lambda *given: estimator.step(*given)).mean_of_tasks is None
+def takes_together(problem, estimator):
+    """Whether a learner takes the tasks of a meta-batch together."""
+    arguments = {"problem": problem, "estimator": estimator, "hyper_optimizer": optax.sgd(0.1)}
+    arguments |= {"horizon": 3, "every": None, "fit_period": None, "nonfinite": "keep"}
+    arguments |= {"sample_inner": lambda key, task: task[0]}
+    return make_plan(**arguments, sample_outer=lambda key, task: task[1]).shares_hparams
+
+
+def test_a_step_that_was_replaced_takes_the_tasks_one_by_one():
+    problem = make()[0]
+    estimator = hd.online.one_step(problem)
+    assert takes_together(problem, estimator)
+    assert not takes_together(
+        problem, estimator._replace(step=lambda *given: estimator.step(*given))
+    )
 
 
 def test_what_is_not_linear_has_no_mean_in_one_pass():
@@ -117,7 +125,7 @@ def test_what_is_not_linear_has_no_mean_in_one_pass():
         hd.online.hyperdistill(problem, size=1.0),
         hd.online.implicit(problem, solver="cg"),
     ):
-        assert estimator.together is None
+        assert not takes_together(problem, estimator)
 
 
 def test_a_wrapper_and_a_lambda_take_the_tasks_together_where_they_say_so():
@@ -137,11 +145,8 @@ def test_a_wrapper_and_a_lambda_take_the_tasks_together_where_they_say_so():
     problem, hparams, weights, batches, outer_batch = quadratic("sgd", horizon=1)
     tasks = tuple(jnp.stack([x, 2 * x]) for x in (batches[0], outer_batch))
     moved = []
-    for method, together in ((partial, True), (wrapped, True), (bare, False), (marked, True)):
-        arguments = {"problem": problem, "estimator": method, "hyper_optimizer": optax.sgd(0.1)}
-        arguments |= {"horizon": 3, "every": None, "fit_period": None, "nonfinite": "keep"}
-        samplers = {"sample_inner": first_half, "sample_outer": second_half}
-        assert make_plan(**arguments, **samplers).shares_hparams is together
+    for method, marks in ((partial, True), (wrapped, True), (bare, False), (marked, True)):
+        assert takes_together(problem, method) is marks
         learner = hd.learner(problem, method, hyper_optimizer=optax.sgd(0.1), horizon=3)
         state, _ = learner.step(learner.init(jax.random.key(0), hparams, weights), tasks)
         moved.append(state.hparams)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from hdistill.devices import vary_like
+from hdistill.problem import InnerRun
 from hdistill.products import inner_pullback
 from hdistill.tree import wide
 
@@ -27,13 +28,11 @@ class Pulled(NamedTuple):
     outputs: Any
 
 
-def backward(
-    problem, hparams, point_at, batch_at, steps, alpha, first=0, total=None, visit=None, carry=None
-) -> Pulled:
+def backward(inner: InnerRun, point_at, alpha, total=None, visit=None, carry=None) -> Pulled:
     """Pulls α back through the inner steps, last to first, and sums what falls on λ.
 
-    For t = first + steps - 1 down to first, with A_t, B_t the Jacobians of Φ at (point_at(t), λ;
-    batch_at(t)):
+    For t from the last step of `inner` down to its first, with A_t, B_t the Jacobians of Φ at
+    (point_at(t), λ; batch_at(t)):
 
         g ← g + α B_t
         α ← α A_t
@@ -42,23 +41,20 @@ def backward(
     the points are DrMAD's interpolation; with the true trajectory it is exact reverse mode).
 
     Args:
-      problem: Φ and L_val.
-      hparams: λ.
+      inner: the S steps to go back through; its weights are not used.
       point_at: t -> the weights before inner step t.
-      batch_at: t -> the batch of inner step t.
-      steps: S, how many inner steps, an int.
       alpha: cotangent of the weights after the last step, a list (see `products`).
-      first: the number of the first of them, int32 [].
       total: g to start from; zero if None.
       visit: `(carry, t, weights, batch, α, g_s) -> (carry, α, outputs)`, called after each step,
         with the weights before it; what it adds to α is pulled back through the steps that remain.
       carry: its first carry.
     """
+    problem, hparams = inner.problem, inner.hparams
     total = optax.tree.zeros_like(wide(hparams)) if total is None else total
 
     def body(state, _):
         t, alpha, total, carry = state
-        weights, batch = point_at(t), batch_at(t)
+        weights, batch = point_at(t), inner.batch_at(t)
         alpha, direct = inner_pullback(problem, weights, hparams, batch, alpha)
         total = optax.tree.add(total, wide(direct))
         outputs = None
@@ -66,7 +62,9 @@ def backward(
             carry, alpha, outputs = visit(carry, t, weights, batch, alpha, total)
         return (t - 1, alpha, total, carry), outputs
 
-    last = jnp.asarray(first + steps - 1, jnp.int32)
+    last = jnp.asarray(inner.first + inner.horizon - 1, jnp.int32)
     start = (last, *vary_like((alpha, total, carry), (alpha, hparams)))
-    (_, alpha, total, carry), outputs = jax.lax.scan(body, start, length=steps, reverse=True)
+    (_, alpha, total, carry), outputs = jax.lax.scan(
+        body, start, length=inner.horizon, reverse=True
+    )
     return Pulled(alpha, total, carry, outputs)

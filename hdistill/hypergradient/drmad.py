@@ -7,16 +7,15 @@ import jax
 from hdistill.checks.values import check_count
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.drmad_line import walk
-from hdistill.hypergradient.estimator import Hypergradient
+from hdistill.hypergradient.estimator import Hypergradient, shares_hparams
 from hdistill.hypergradient.offline_method import (
     ALL,
     Arguments,
     OfflineInfo,
     run_offline,
-    shares_hparams,
 )
-from hdistill.hypergradient.outer_losses import outer_losses
-from hdistill.problem import Problem, PyTree
+from hdistill.hypergradient.outer_losses import OuterLosses
+from hdistill.problem import InnerRun, Problem, PyTree
 from hdistill.tree import like
 
 
@@ -121,14 +120,13 @@ def drmad(
     """
     anchors = check_count("anchors", anchors)
     arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon, every)
-    return run_offline(_drmad, "drmad", ALL, arguments, return_info, every, anchors)
+    return run_offline(_drmad, "drmad", ALL, arguments, return_info, anchors)
 
 
-def _drmad(problem, hparams, weights, batch_at, horizon, outer_batch, every, anchors: int):
-    if anchors > horizon:
-        raise ValueError(f"anchors={anchors}: expected at most horizon={horizon}")
-    losses = outer_losses(horizon, outer_batch, every)
-    walked = walk(problem, hparams, weights, batch_at, horizon, losses, anchors)
+def _drmad(inner: InnerRun, losses: OuterLosses, anchors: int):
+    if anchors > inner.horizon:
+        raise ValueError(f"anchors={anchors}: expected at most horizon={inner.horizon}")
+    walked = walk(inner, losses, anchors)
 
     def add_loss(carry, t, weights, batch, alpha, total):
         def add():
@@ -137,9 +135,8 @@ def _drmad(problem, hparams, weights, batch_at, horizon, outer_batch, every, anc
         return carry, jax.lax.cond(losses.falls_at(t), add, lambda: alpha), None
 
     visit = add_loss if losses.number > 1 else None
-    pulled = backward(
-        problem, hparams, walked.point_at, batch_at, losses.end, walked.alpha, visit=visit
-    )
+    inner = inner._replace(horizon=losses.end)
+    pulled = backward(inner, walked.point_at, walked.alpha, visit=visit)
     values = losses.info(walked.earlier_losses, walked.loss)
     info = OfflineInfo(walked.final, values, 2 * losses.end - 1)
-    return Hypergradient(walked.first_order, like(pulled.total, hparams)), info
+    return Hypergradient(walked.first_order, like(pulled.total, inner.hparams)), info

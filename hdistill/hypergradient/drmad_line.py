@@ -11,6 +11,7 @@ import optax
 from hdistill.checks.reach import reaching_weights
 from hdistill.devices import vary_like
 from hdistill.hypergradient.outer_losses import OuterLosses
+from hdistill.problem import InnerRun
 from hdistill.tree import between, dtype_of, is_real, split
 
 
@@ -36,17 +37,18 @@ class Walk(NamedTuple):
     first_order: Any
 
 
-def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses, anchors=1) -> Walk:
+def walk(inner: InnerRun, losses: OuterLosses, anchors=1) -> Walk:
     """Runs the inner optimisation, with the outer losses and their gradients on the way.
 
     Leaves that take no derivative (step counters, keys) are on the line those of the true w_t.
     """
+    problem, hparams, weights, _, horizon, _ = inner
     stored = [not is_real(leaf) for leaf in jax.tree.leaves(weights)]
     bends = np.array([-(-j * horizon // anchors) for j in range(anchors + 1)], np.int32)  # ⌈jT/k⌉
 
     def step(carry, _):
         t, weights, corners = carry
-        after = problem.update(weights, hparams, batch_at(t))
+        after = inner.step(weights, t)
         # Every step writes to the corner before it; the step that falls on a corner does so last.
         place = jnp.searchsorted(bends[1:], t + 1)
         corners = [x.at[place].set(value) for x, value in zip(corners, split(after)[0])]
@@ -59,7 +61,7 @@ def walk(problem, hparams, weights, batch_at, horizon: int, losses: OuterLosses,
 
     def stretch(carry):
         carry, true = advance(carry, losses.every)
-        return carry, true, losses.pullback(problem, hparams, carry[1], carry[0])
+        return carry, true, losses.pullback(inner, carry[1], carry[0])
 
     needed: list[bool] = []  # of the weights' leaves, those that L_val depends on
 

@@ -1,7 +1,6 @@
 """The types that every estimator shares, and what an online one is made with."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -94,18 +93,16 @@ class EstimatorObserve(Protocol):
     def __call__(self, state: Any, transition: Transition, key: jax.Array, /) -> Any: ...
 
 
-class Together(NamedTuple):
-    """The mean of the hypergradients of tasks side by side, in one pass.
+def shares_hparams(method):
+    """Marks a method, or an estimator's step, that takes the tasks of a meta-batch together.
 
-    Attributes:
-      step, observe: those of the estimator whose mean it is.
-      mean: `(states, transitions, keys) -> (mean Hypergradient, states)`, all with a leading axis
-        of the tasks but λ. The tasks have done as many steps, and have one θ.
+    It holds for what is linear in the cotangent α: the hypergradient of a `meta_problem` is then
+    the mean of the tasks', and the learner has it in one pass. The mark is an attribute,
+    `shares_hparams`, that `functools.partial` and `functools.wraps` keep; a lambda around such a
+    method, and a wrapper that is not linear (it clips, say), set it themselves.
     """
-
-    step: EstimatorStep
-    observe: EstimatorObserve
-    mean: Callable
+    method.shares_hparams = True
+    return method
 
 
 class Estimator(NamedTuple):
@@ -125,13 +122,12 @@ class Estimator(NamedTuple):
     Attributes:
       init: `(weights, hparams, batch) -> state`, before the first inner step. `batch` gives shapes.
       step: `(state, transition, key) -> (Hypergradient, state)`, after an inner step at which λ
-        moves.
+        moves. Where it has the attribute `shares_hparams`, also of tasks side by side, all of its
+        arguments but λ with a leading axis: the hypergradient is then the mean of the tasks', in
+        one pass, which is faster than `jax.vmap` and a mean (`hd.meta_problem`).
       observe: `(state, transition, key) -> state`, after an inner step at which λ does not move:
         what the estimator must remember of it, without a hypergradient.
       fit: None, or a `Fit` for estimators whose state has a `theta` to be fitted (Algorithm 4).
-      together: None, or a `Together` if the estimator is linear in the cotangent α: faster than
-        `jax.vmap` of `step` and a mean (`hd.meta_problem`). The learner takes it as long as `step`
-        and `observe` have not been replaced.
 
     Every state has `products`, the number of Jacobian products of Φ spent since `init` (int32 [],
     at most 2³¹ - 1). The learner and the stream set it to 0 at each of their steps.
@@ -141,14 +137,6 @@ class Estimator(NamedTuple):
     step: EstimatorStep
     observe: EstimatorObserve
     fit: Fit | None = None
-    together: Together | None = None
-
-    @property
-    def mean_of_tasks(self) -> Callable | None:
-        """`together.mean`; None where there is none, or `step` or `observe` was replaced."""
-        if self.together is None or self.together[:2] != (self.step, self.observe):
-            return None
-        return self.together.mean
 
 
 def spend(products, more):
@@ -178,7 +166,14 @@ def _moving_part(transition: Transition, moved: Moved) -> Transition:
 
 
 def make_estimator(
-    problem: Problem, depth: int, name: str, init, observe, estimate, fit=None, linear=False
+    problem: Problem,
+    depth: int,
+    name: str,
+    init,
+    observe,
+    estimate,
+    fit=None,
+    shares: bool = False,
 ):
     """An `Estimator` from unchecked functions; what it adds is the checks, made while tracing.
 
@@ -188,8 +183,8 @@ def make_estimator(
       observe: `(problem, state, transition, key) -> state`.
       estimate: `(problem, state, transition) -> (Hypergradient, state)`, with a state that has
         observed the transition already.
-      linear: whether the hypergradient is linear in the cotangent α, so that of the meta-problem it
-        is the mean of the tasks'.
+      shares: whether the hypergradient is linear in the cotangent α (see `shares_hparams`). Of
+        tasks side by side `estimate` gets the meta-problem, and states that observed one by one.
     """
     check_functions(problem)
 
@@ -228,11 +223,13 @@ def make_estimator(
         warn_if_zero(problem, hparams, previous, batch, outer_batch, depth, name)
 
     def step(state, transition, key):
+        if shares and jnp.ndim(getattr(state, "products", 0)):
+            return step_together(state, transition, key)
         observed = checked_observe(state, transition, key)
         check(transition)
         return estimated(observed, transition, problem)
 
-    def mean(states, transitions, keys):
+    def step_together(states, transitions, keys):
         observed = jax.vmap(checked_observe, (0, SIDE_BY_SIDE, 0))(states, transitions, keys)
         first = jax.tree.map(lambda x: x[0], transitions._replace(hparams=None))
         check(first._replace(hparams=transitions.hparams))
@@ -245,5 +242,5 @@ def make_estimator(
             return estimate(moving.problem, state, _moving_part(transition, moved))
 
     several = meta_problem(problem)
-    together = Together(step, checked_observe, mean) if linear else None
-    return Estimator(checked_init, step, checked_observe, fit, together)
+    step = shares_hparams(step) if shares else step
+    return Estimator(checked_init, step, checked_observe, fit)

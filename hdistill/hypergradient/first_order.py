@@ -2,14 +2,9 @@
 
 import optax
 
-from hdistill.hypergradient.estimator import Estimator, Hypergradient
+from hdistill.hypergradient.estimator import Estimator, Hypergradient, shares_hparams
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
-from hdistill.hypergradient.offline_method import (
-    Arguments,
-    OfflineInfo,
-    offline_method,
-    shares_hparams,
-)
+from hdistill.hypergradient.offline_method import Arguments, OfflineInfo, offline_method
 
 _METHOD = LastStep(
     name="first_order",

@@ -30,8 +30,9 @@ class Fit(NamedTuple):
 
     Attributes:
       initial: what is in force before any fit, a pytree of floating scalars.
-      measure: `(hparams, weights, batch_at, horizon, outer_batch, key) -> statistics`, a pytree of
-        arrays; where there are several tasks, the mean over them is what counts.
+      measure: `(inner, outer_batch, key) -> statistics`, a pytree of arrays, of an `InnerRun`
+        whose problem gives way to the estimator's; where there are several tasks, the mean over
+        them is what counts.
       solve: `statistics -> fitted`, like `initial`.
       products: `horizon -> int`, Jacobian products that `measure` spends.
       theta_of: `fitted -> θ`, the factor of the second-order term among what is fitted.

@@ -12,9 +12,10 @@ from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights_back
 from hdistill.hypergradient.drmad_line import walk
 from hdistill.hypergradient.fit import Fit
-from hdistill.hypergradient.moving import moving_leaves, only_moving
+from hdistill.hypergradient.moving import moving_run
 from hdistill.hypergradient.offline_method import Arguments, open_offline
-from hdistill.hypergradient.outer_losses import outer_losses
+from hdistill.hypergradient.outer_losses import OuterLosses, outer_losses
+from hdistill.problem import InnerRun
 from hdistill.products import hparams_pullback
 from hdistill.tree import like, scale, unit, wide
 
@@ -91,9 +92,8 @@ def fit_size(
     return program(*arrays, key)
 
 
-def _fit_size(problem, hparams, weights, batch_at, horizon, outer_batch, key, gamma, mixing):
-    task = (hparams, weights, batch_at, horizon, outer_batch, key)
-    x, y, _ = measure_sizes(problem, literal_term(gamma, mixing), *task)
+def _fit_size(inner: InnerRun, losses: OuterLosses, key, gamma, mixing):
+    x, y, _ = measure_sizes(literal_term(gamma, mixing), inner, losses, key)
     return least_squares((jnp.vdot(x, y), jnp.vdot(x, x))), SizeSamples(x, y)
 
 
@@ -128,8 +128,9 @@ def literal_term(gamma: float, mixing: str) -> Term:
 def literal_fit(problem, gamma: float, mixing: str) -> Fit:
     """Algorithm 4 as an estimator's `Fit`: over all samples of all tasks."""
 
-    def measure(*arguments):
-        x, y, _ = measure_sizes(problem, literal_term(gamma, mixing), *arguments)
+    def measure(inner, outer_batch, key):
+        inner, losses = inner._replace(problem=problem), outer_losses(inner.horizon, outer_batch)
+        x, y, _ = measure_sizes(literal_term(gamma, mixing), inner, losses, key)
         return jnp.vdot(x, y), jnp.vdot(x, x)
 
     return Fit(1.0, measure, least_squares, size_products)
@@ -146,13 +147,11 @@ def least_squares(statistics):
     return jnp.where(xx == 0, 0, xy / jnp.where(xx == 0, 1, xx))
 
 
-def measure_sizes(problem, term: Term, hparams, weights, batch_at, horizon, outer_batch, key):
+def measure_sizes(term: Term, inner: InnerRun, losses: OuterLosses, key):
     """(x, y, ‖g_s^SO‖), each [T]: `fit_size`'s samples for a term, unchecked, and the norms."""
-    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
-    moved = moving_leaves(problem, hparams, weights, batch)
-    problem, weights, _ = only_moving(problem, weights, moved)
-    losses = outer_losses(horizon, outer_batch, every=None)
-    walked = walk(problem, hparams, weights, batch_at, horizon, losses)
+    inner = moving_run(inner)[0]
+    problem, hparams, weights, batch_at, horizon, _ = inner
+    walked = walk(inner, losses)
     alpha, point_at = walked.alpha, walked.point_at
 
     def pull(point, batch):
@@ -166,7 +165,5 @@ def measure_sizes(problem, term: Term, hparams, weights, batch_at, horizon, oute
 
     last = jnp.asarray(horizon - 1, jnp.int32)
     start = term.start(hparams, point_at(last), batch_at(last))
-    pulled = backward(
-        problem, hparams, point_at, batch_at, horizon, alpha, visit=visit, carry=start
-    )
+    pulled = backward(inner, point_at, alpha, visit=visit, carry=start)
     return jax.tree.map(lambda x: x[::-1], pulled.outputs)

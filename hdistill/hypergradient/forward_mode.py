@@ -23,6 +23,8 @@ from hdistill.hypergradient.offline_method import (
     offline_method,
     run_offline,
 )
+from hdistill.hypergradient.outer_losses import OuterLosses
+from hdistill.problem import InnerRun
 from hdistill.products import differentiable, outer_pullback
 from hdistill.tree import dtype_of, split
 
@@ -74,17 +76,18 @@ def forward_mode(
     return run_offline(_forward_mode, "forward_mode", ALL, arguments, return_info)
 
 
-def _forward_mode(problem, hparams, weights, batch_at, horizon, outer_batch):
+def _forward_mode(inner: InnerRun, losses: OuterLosses):
+    problem, hparams = inner.problem, inner.hparams
+
     def body(carry, _):
         t, weights, jacobian = carry
-        batch = batch_at(t)
-        jacobian = _push(problem, weights, hparams, batch, jacobian)
-        return (t + 1, problem.update(weights, hparams, batch), jacobian), None
+        jacobian = _push(problem, weights, hparams, inner.batch_at(t), jacobian)
+        return (t + 1, inner.step(weights, t), jacobian), None
 
-    start = (jnp.zeros((), jnp.int32), weights, _zero(weights, hparams))
-    (_, final, jacobian), _ = jax.lax.scan(body, start, length=horizon)
-    loss, result = _contract(problem, final, hparams, outer_batch, jacobian)
-    return result, OfflineInfo(final, loss, horizon * _count(hparams))
+    start = (jnp.zeros((), jnp.int32), inner.weights, _zero(inner.weights, hparams))
+    (_, final, jacobian), _ = jax.lax.scan(body, start, length=inner.horizon)
+    loss, result = _contract(losses.pullback(inner, final, inner.horizon), hparams, jacobian)
+    return result, OfflineInfo(final, loss, inner.horizon * _count(hparams))
 
 
 def online_forward_mode(problem) -> Estimator:
@@ -119,7 +122,8 @@ def online_forward_mode(problem) -> Estimator:
 
     def estimate(problem, state, transition):
         _, current, hparams, _, outer_batch = transition
-        return _contract(problem, current, hparams, outer_batch, state.jacobian)[1], state
+        pulled = outer_pullback(problem, current, hparams, outer_batch)
+        return _contract(pulled, hparams, state.jacobian)[1], state
 
     return make_estimator(problem, ALL, "forward_mode", init, observe, estimate)
 
@@ -145,8 +149,9 @@ def _push(problem, weights, hparams, batch, jacobian):
     return jax.vmap(column)(jnp.arange(flat.size), jacobian)
 
 
-def _contract(problem, weights, hparams, outer_batch, jacobian):
-    loss, alpha, first_order = outer_pullback(problem, weights, hparams, outer_batch)
+def _contract(pulled, hparams, jacobian):
+    """(L_val, hypergradient), from what `outer_pullback` returns and Z."""
+    loss, alpha, first_order = pulled
     flat, unravel = ravel_pytree(hparams)
     parts = [z.reshape(flat.size, -1) @ a.reshape(-1) for z, a in zip(jacobian, alpha)]
     response = sum(parts, start=jnp.zeros(flat.size, flat.dtype))

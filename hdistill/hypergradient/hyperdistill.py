@@ -32,6 +32,11 @@ class HyperDistillState(NamedTuple):
     batch: object  # D*_t, of the structure of a batch
     decay_sum: jax.Array  # S_t = 1 + γ + … + γ^(t-1), floating []
 
+    @property
+    def size(self):
+        """θ S_t, floating []; tasks side by side have one θ and one S_t."""
+        return jnp.mean(self.theta * self.decay_sum)
+
 
 def online_hyperdistill(
     problem, *, gamma: float = 0.9, size: str | float = "fit", mixing: str = "aligned"
@@ -116,12 +121,9 @@ def online_hyperdistill(
         _, alpha, first_order = outer_pullback(problem, current, hparams, outer_batch)
         point = like(state.weights, current)
         v = hparams_pullback(problem, point, hparams, state.batch, alpha)
-        if fitted:  # tasks side by side have one θ and one S_t
-            second_order = scale(jnp.mean(state.theta * state.decay_sum), v)
-        else:
-            second_order = scale(size, unit(v)[0])
+        second_order = scale(state.size, v) if fitted else scale(size, unit(v)[0])
         state = state._replace(products=spend(state.products, 1))
         return Hypergradient(first_order, second_order), state
 
     fit = literal_fit(problem, gamma, mixing) if fitted else None
-    return make_estimator(problem, 1, "hyperdistill", init, observe, estimate, fit, fitted)
+    return make_estimator(problem, 1, "hyperdistill", init, observe, estimate, fit, shares=fitted)

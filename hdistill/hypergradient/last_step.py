@@ -16,7 +16,8 @@ from hdistill.hypergradient.estimator import (
     spend,
 )
 from hdistill.hypergradient.offline_method import Arguments, OfflineInfo, run_offline
-from hdistill.problem import Problem, PyTree, run
+from hdistill.hypergradient.outer_losses import OuterLosses
+from hdistill.problem import InnerRun, Problem, PyTree
 from hdistill.products import outer_pullback
 
 
@@ -34,13 +35,13 @@ class LastStep(NamedTuple):
       name: for messages.
       depth: how many inner steps it differentiates through (0 or 1; see `warn_if_zero`).
       second_order: `(problem, previous, hparams, batch, alpha) -> (g^SO, Jacobian products)`.
-      linear: whether that is linear in α.
+      shares: whether that is linear in α (see `estimator.shares_hparams`).
     """
 
     name: str
     depth: int
     second_order: Callable[..., tuple[PyTree, Any]]
-    linear: bool = True
+    shares: bool = True
 
 
 def offline_last_step(method: LastStep, arguments: Arguments, return_info):
@@ -48,12 +49,13 @@ def offline_last_step(method: LastStep, arguments: Arguments, return_info):
     return run_offline(_at_last_step, method.name, method.depth, arguments, return_info, method)
 
 
-def _at_last_step(problem, hparams, weights, batch_at, horizon, outer_batch, method: LastStep):
-    previous, _ = run(problem, hparams, weights, batch_at, horizon - 1)
-    batch = batch_at(jnp.asarray(horizon - 1, jnp.int32))
-    final = problem.update(previous, hparams, batch)
-    loss, alpha, first_order = outer_pullback(problem, final, hparams, outer_batch)
-    second_order, products = method.second_order(problem, previous, hparams, batch, alpha)
+def _at_last_step(inner: InnerRun, losses: OuterLosses, method: LastStep):
+    previous, _ = inner._replace(horizon=inner.horizon - 1).steps()
+    last = jnp.asarray(inner.horizon - 1, jnp.int32)
+    final = inner.step(previous, last)
+    loss, alpha, first_order = losses.pullback(inner, final, inner.horizon)
+    here = inner.problem, previous, inner.hparams, inner.batch_at(last)
+    second_order, products = method.second_order(*here, alpha)
     return Hypergradient(first_order, second_order), OfflineInfo(final, loss, products)
 
 
@@ -73,5 +75,5 @@ def online_last_step(method: LastStep, problem: Problem) -> Estimator:
     def observe(problem, state, transition, key):
         return state
 
-    name, depth, _, linear = method
-    return make_estimator(problem, depth, name, init, observe, estimate, linear=linear)
+    name, depth, _, shares = method
+    return make_estimator(problem, depth, name, init, observe, estimate, shares=shares)

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from hdistill.checks.reach import unchanged
-from hdistill.problem import Problem
+from hdistill.problem import InnerRun, Problem
 from hdistill.tree import part
 
 
@@ -50,3 +53,11 @@ def only_moving(problem: Problem, weights, moved: tuple[bool, ...]) -> Moving:
         chosen,
         merge,
     )
+
+
+def moving_run(inner: InnerRun) -> tuple[InnerRun, Callable, tuple[bool, ...]]:
+    """The run of the leaves that Φ moves; (it, moving leaves -> whole weights, which move)."""
+    batch = jax.eval_shape(inner.batch_at, jnp.zeros((), jnp.int32))
+    moved = moving_leaves(inner.problem, inner.hparams, inner.weights, batch)
+    problem, weights, merge = only_moving(inner.problem, inner.weights, moved)
+    return inner._replace(problem=problem, weights=weights), merge, moved

@@ -31,8 +31,9 @@ from hdistill.checks.values import (
     summary,
 )
 from hdistill.hypergradient.estimator import Hypergradient, no_products, spend
-from hdistill.hypergradient.moving import moving_leaves, only_moving
-from hdistill.problem import Problem, PyTree
+from hdistill.hypergradient.moving import moving_run
+from hdistill.hypergradient.outer_losses import OuterLosses, outer_losses
+from hdistill.problem import InnerRun, Problem, PyTree
 from hdistill.tree import is_finite, is_real
 
 ALL = sys.maxsize  # inner steps
@@ -109,18 +110,6 @@ class OfflineMethod(Protocol):
     ) -> tuple[Hypergradient, OfflineInfo]: ...
 
 
-def shares_hparams(method):
-    """Marks a method whose hypergradient of a `meta_problem` is the mean of the tasks'.
-
-    It holds for what is linear in the cotangent α: the learner then takes the tasks of a
-    meta-batch together. The mark is an attribute, `shares_hparams`, that `functools.partial` and
-    `functools.wraps` keep; a lambda around such a method, and a wrapper that is not linear (it
-    clips, say), set it themselves.
-    """
-    method.shares_hparams = True
-    return method
-
-
 def offline_method(function: Any) -> OfflineMethod:
     """The function itself, for type checkers an `OfflineMethod`."""
     return function
@@ -142,8 +131,8 @@ def run_offline(method, name, depth, arguments: Arguments, return_info, *options
     """Checks an offline method's arguments and runs it, compiled where the caller is not.
 
     Args:
-      method: `(problem, hparams, weights, batch_at, horizon, outer_batch, *options) ->
-        (Hypergradient, OfflineInfo)`; with `every`, `outer_batch` is a function of the inner step.
+      method: `(inner, losses, *options) -> (Hypergradient, OfflineInfo)`, of an `InnerRun` and its
+        `OuterLosses`.
       name: for messages.
       depth: how many inner steps the method differentiates through, `ALL` of them or fewer.
       options: the method's own, static.
@@ -165,9 +154,8 @@ def run_offline(method, name, depth, arguments: Arguments, return_info, *options
 def open_offline(function, name, depth, arguments: Arguments, *options):
     """(a program, the arrays to call it with), after the checks that need no tracing.
 
-    The program is `function(problem, hparams, weights, batch_at, horizon, outer_batch, *arrays,
-    *options)`, where `arrays` are what it is called with besides. It makes the other checks as it
-    is traced, once for each compilation.
+    The program is `function(inner, losses, *arrays, *options)`, where `arrays` are what it is
+    called with besides. It makes the other checks as it is traced, once for each compilation.
     """
     problem, hparams, weights, batches, outer_batch, horizon, every = arguments
     check_functions(problem)
@@ -196,40 +184,37 @@ def _program(
     def program(hparams, weights, stacked, outer_batch, *arrays):
         batch_at = batch_stream(batch_function or stacked)
         batch = batch_shapes("batches", batch_at)
-        one_outer = outer_batch
-        if every is not None:
+        if every is None:
+            losses, one_outer = outer_losses(horizon, outer_batch), outer_batch
+        else:
             numbered = batch_stream(outer_batch)  # the j-th loss's, of those stacked
             asked = outer_function or (numbered if callable(outer_batch) else None)
-            outer_batch = asked or (lambda t: numbered(t // every))
-            one_outer = batch_shapes("outer_batch", outer_batch)
+            losses = outer_losses(horizon, asked or (lambda t: numbered(t // every)), every)
+            one_outer = batch_shapes("outer_batch", losses.outer_batch_at)
         check_problem(problem, hparams, weights, batch, one_outer)
         if depth is not None:  # None: what is called will warn by itself
             span = min(depth, horizon)
             warn_if_zero(problem, hparams, weights, batch, one_outer, span, name)
-        task = (problem, hparams, weights, batch_at, horizon, outer_batch)
+        inner = InnerRun(problem, hparams, weights, batch_at, horizon)
         with differentiating():
-            return function(*task, *arrays, *options)
+            return function(inner, losses, *arrays, *options)
 
     return program
 
 
-def _hypergradient(problem, hparams, weights, batch_at, horizon, outer_batch, method, *options):
+def _hypergradient(inner: InnerRun, losses: OuterLosses, method, *options):
     method, whole_info = method
-    batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
-    moved = moving_leaves(problem, hparams, weights, batch)
-    moving = only_moving(problem, weights, moved)
-    result, info = method(
-        moving.problem, hparams, moving.weights, batch_at, horizon, outer_batch, *options
-    )
+    moving, merge, moved = moving_run(inner)
+    result, info = method(moving, losses, *options)
     info = info._replace(
         products=spend(no_products(), info.products),
         finite=is_finite((result, info.outer_loss)),
-        steps=jnp.int32(horizon if info.steps is None else info.steps),
+        steps=jnp.int32(inner.horizon if info.steps is None else info.steps),
     )
     if not whole_info:
         return result, info._replace(weights=None, start=None)
-    start = None if info.start is None else _start(weights, moved, info.start)
-    return result, info._replace(weights=moving.merge(info.weights), start=start)
+    start = None if info.start is None else _start(inner.weights, moved, info.start)
+    return result, info._replace(weights=merge(info.weights), start=start)
 
 
 def _start(weights, moved, alpha):

@@ -1,13 +1,8 @@
 """One step: the response of the weights through the last inner step alone."""
 
-from hdistill.hypergradient.estimator import Estimator, Hypergradient
+from hdistill.hypergradient.estimator import Estimator, Hypergradient, shares_hparams
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step
-from hdistill.hypergradient.offline_method import (
-    Arguments,
-    OfflineInfo,
-    offline_method,
-    shares_hparams,
-)
+from hdistill.hypergradient.offline_method import Arguments, OfflineInfo, offline_method
 from hdistill.products import hparams_pullback
 
 _METHOD = LastStep(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hdistill.problem import run
+from hdistill.problem import InnerRun
 from hdistill.products import outer_pullback
 
 
@@ -30,28 +30,30 @@ class OuterLosses(NamedTuple):
         """The number of inner steps before the last loss."""
         return self.every * self.number
 
-    def pullback(self, problem, hparams, weights, t):
+    def pullback(self, inner: InnerRun, weights, t):
         """`outer_pullback` of the loss at w_t."""
-        return outer_pullback(problem, weights, hparams, self.outer_batch_at(jnp.int32(t) - 1))
+        outer_batch = self.outer_batch_at(jnp.int32(t) - 1)
+        return outer_pullback(inner.problem, weights, inner.hparams, outer_batch)
 
     def falls_at(self, t, begin=0):
         """Whether there is a loss at w_t and t > begin, bool []."""
         return (t % self.every == 0) & (t > begin)
 
-    def watch(self, problem, hparams, weights, batch_at, steps: int):
+    def watch(self, inner: InnerRun, steps: int):
         """The first `steps` inner steps; (the weights after them, the losses on the way, [..])."""
 
         def stretch(carry, _):
             t, weights = carry
-            weights, _ = run(problem, hparams, weights, batch_at, self.every, t)
+            weights, _ = inner.stretch(weights, t, self.every).steps()
             t = t + self.every
-            return (t, weights), problem.outer_loss(weights, hparams, self.outer_batch_at(t - 1))
+            outer_batch = self.outer_batch_at(t - 1)
+            return (t, weights), inner.problem.outer_loss(weights, inner.hparams, outer_batch)
 
-        count, values = steps // self.every, None
+        count, weights, values = steps // self.every, inner.weights, None
         if count:
             (_, weights), values = jax.lax.scan(stretch, (jnp.int32(0), weights), length=count)
         first = count * self.every
-        return run(problem, hparams, weights, batch_at, steps - first, first)[0], values
+        return inner.stretch(weights, first, steps - first).steps()[0], values
 
     def info(self, *values):
         """The values of all losses in one array, in order; a scalar where there is one alone."""
@@ -60,7 +62,7 @@ class OuterLosses(NamedTuple):
         return jnp.concatenate([jnp.ravel(x) for x in values if x is not None])
 
 
-def outer_losses(horizon: int, outer_batch, every: int | None) -> OuterLosses:
+def outer_losses(horizon: int, outer_batch, every: int | None = None) -> OuterLosses:
     """The losses that `every` says, of `horizon` inner steps.
 
     Args:

@@ -15,6 +15,7 @@ from hdistill.hypergradient.estimator import (
     Moved,
     make_estimator,
     no_products,
+    shares_hparams,
     spend,
 )
 from hdistill.hypergradient.offline_method import (
@@ -22,11 +23,10 @@ from hdistill.hypergradient.offline_method import (
     Arguments,
     OfflineInfo,
     run_offline,
-    shares_hparams,
 )
-from hdistill.hypergradient.outer_losses import outer_losses
+from hdistill.hypergradient.outer_losses import OuterLosses
 from hdistill.hypergradient.snapshots import schedule, with_snapshots
-from hdistill.problem import Problem, PyTree, run
+from hdistill.problem import InnerRun, Problem, PyTree
 from hdistill.products import inner_pullback, outer_pullback
 from hdistill.tree import like, nbytes, wide
 
@@ -153,46 +153,34 @@ def reverse_mode(
         if checkpoint:
             raise ValueError(f"snapshots={snapshots}: expected None beside checkpoint=True")
     arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon, every)
-    options = arguments.every, checkpoint, snapshots, window
-    return run_offline(
-        _reverse_mode,
-        "reverse_mode",
-        window or ALL,
-        arguments,
-        return_info,
-        *options,
-    )
+    depth, options = window or ALL, (checkpoint, snapshots, window)
+    return run_offline(_reverse_mode, "reverse_mode", depth, arguments, return_info, *options)
 
 
 def _reverse_mode(
-    problem,
-    hparams,
-    weights,
-    batch_at,
-    horizon,
-    outer_batch,
-    every: int | None,
+    inner: InnerRun,
+    losses: OuterLosses,
     checkpoint: bool,
     snapshots: int | None,
     window: int | None,
 ):
-    losses = outer_losses(horizon, outer_batch, every)
+    hparams, horizon = inner.hparams, inner.horizon
     begin = 0 if window is None else max(horizon - window, 0)
     if begin >= losses.end:
         raise ValueError(
             f"window={window}: the last outer loss is after step {losses.end} of horizon={horizon} "
             f"(every={losses.every}); expected a window of more than {horizon - losses.end}"
         )
-    start, early = losses.watch(problem, hparams, weights, batch_at, begin)
+    start, early = losses.watch(inner, begin)
     sweep = _checkpointed if checkpoint else _stored
     if snapshots is not None and losses.end - begin > 1:
         sweep = with_snapshots(snapshots)
-    last, pull = sweep(problem, hparams, start, batch_at, losses.end - begin, begin)
-    loss, alpha, first_order = losses.pullback(problem, hparams, last, losses.end)
+    last, pull = sweep(inner.stretch(start, begin, losses.end - begin))
+    loss, alpha, first_order = losses.pullback(inner, last, losses.end)
 
     def add_loss(first_order, t, weights, batch, alpha, total):
         def add():
-            loss, *more = losses.pullback(problem, hparams, weights, t)
+            loss, *more = losses.pullback(inner, weights, t)
             return loss, *optax.tree.add([alpha, first_order], more)
 
         skip = jnp.zeros_like(loss), alpha, first_order
@@ -201,7 +189,7 @@ def _reverse_mode(
 
     visit = add_loss if losses.number > 1 else None
     pulled = pull(alpha, optax.tree.zeros_like(wide(hparams)), first_order, visit)
-    final, _ = run(problem, hparams, last, batch_at, horizon - losses.end, losses.end)
+    final, _ = inner.stretch(last, losses.end, horizon - losses.end).steps()
     between = None  # the losses from `begin` to the last; outputs[i] is of w_(begin + i)
     if visit:
         between = pulled.outputs[losses.every - begin % losses.every :: losses.every]
@@ -214,44 +202,45 @@ def _reverse_mode(
     return Hypergradient(pulled.carry, like(pulled.total, hparams)), info
 
 
-def _stored(problem, hparams, start, batch_at, steps, first):
+def _stored(inner: InnerRun):
     """Runs the steps, keeping every weight.
 
     Returns:
       The last weights, and (α, g, carry, visit) -> `Pulled`.
     """
-    check_memory("horizon", steps, "the weights of every step", steps * nbytes(start))
-    final, trajectory = run(problem, hparams, start, batch_at, steps, first, keep=lambda w: w)
+    size = inner.horizon * nbytes(inner.weights)
+    check_memory("horizon", inner.horizon, "the weights of every step", size)
+    final, trajectory = inner.steps(keep=True)
 
     def pull(alpha, total, carry, visit):
         def point_at(t):
-            return jax.tree.map(lambda x: x[t - first], trajectory)
+            return jax.tree.map(lambda x: x[t - inner.first], trajectory)
 
-        task = problem, hparams, point_at, batch_at, steps
-        return backward(*task, alpha, first, total, visit, carry)
+        return backward(inner, point_at, alpha, total, visit, carry)
 
     return final, pull
 
 
-def _checkpointed(problem, hparams, start, batch_at, steps, first):
+def _checkpointed(inner: InnerRun):
     """Like `_stored`, keeping the weights at which each of about √T segments starts.
 
     The steps that √T does not divide go first, as a short segment.
     """
-    length = math.isqrt(steps - 1) + 1  # ceil(√T)
-    count, rest = divmod(steps, length)
-    weights, _ = run(problem, hparams, start, batch_at, rest, first)
-    begins = first + rest + length * jnp.arange(count, dtype=jnp.int32)
+    length = math.isqrt(inner.horizon - 1) + 1  # ceil(√T)
+    count, rest = divmod(inner.horizon, length)
+    short = inner._replace(horizon=rest)
+    weights, _ = short.steps()
+    begins = inner.first + rest + length * jnp.arange(count, dtype=jnp.int32)
 
     def forward(weights, begin):
-        return run(problem, hparams, weights, batch_at, length, begin)[0], weights
+        return inner.stretch(weights, begin, length).steps()[0], weights
 
     final, starts = jax.lax.scan(forward, weights, begins)
 
     def pull(alpha, total, carry, visit):
         def pull_segment(ends, at):
             weights, begin = at
-            _, pull = _stored(problem, hparams, weights, batch_at, length, begin)
+            _, pull = _stored(inner.stretch(weights, begin, length))
             *ends, outputs = pull(*ends, visit)
             return tuple(ends), outputs
 
@@ -261,7 +250,7 @@ def _checkpointed(problem, hparams, start, batch_at, steps, first):
         outputs = jax.tree.map(lambda x: x.reshape(count * length, *x.shape[2:]), outputs)
         if not rest:
             return Pulled(*ends, outputs=outputs)
-        _, pull = _stored(problem, hparams, start, batch_at, rest, first)
+        _, pull = _stored(short)
         before = pull(*ends, visit)
         both = jax.tree.map(lambda *x: jnp.concatenate(x), before.outputs, outputs)
         return before._replace(outputs=both)

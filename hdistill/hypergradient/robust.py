@@ -18,6 +18,7 @@ from hdistill.hypergradient.estimator import (
 )
 from hdistill.hypergradient.fit import Fit
 from hdistill.hypergradient.fit_size import Term, measure_sizes, size_products
+from hdistill.hypergradient.outer_losses import outer_losses
 from hdistill.products import hparams_pullback, outer_pullback
 from hdistill.tree import is_finite, like, mix, scale, select, wide
 
@@ -28,11 +29,11 @@ class RobustSize(NamedTuple):
     """What robust HyperDistill fits.
 
     Attributes:
-      theta: θ of u_t = θ m_t, floating [].
+      factor: θ of u_t = θ m_t, floating [].
       limit: the root mean square of ‖g_s^SO‖ over the samples, floating []; infinite before a fit.
     """
 
-    theta: jax.Array | float
+    factor: jax.Array | float
     limit: jax.Array | float
 
 
@@ -154,12 +155,13 @@ def online_robust_hyperdistill(
         )
         return bounded._replace(second_order=like(second_order, hparams)), state
 
-    def measure(*arguments):
-        x, y, norm = measure_sizes(problem, averaged_term(gamma, memory), *arguments)
+    def measure(inner, outer_batch, key):
+        inner, losses = inner._replace(problem=problem), outer_losses(inner.horizon, outer_batch)
+        x, y, norm = measure_sizes(averaged_term(gamma, memory), inner, losses, key)
         return jnp.vdot(x, y), jnp.mean(x**2), jnp.mean(norm**2)
 
     initial = RobustSize(1.0, float("inf"))
-    fit = Fit(initial, measure, _match_norms, size_products, lambda fitted: fitted.theta)
+    fit = Fit(initial, measure, _match_norms, size_products, lambda fitted: fitted.factor)
     return make_estimator(problem, 1, "robust_hyperdistill", init, observe, estimate, fit)
 
 
@@ -189,7 +191,7 @@ def _remember(state: RobustState, product, memory: float) -> RobustState:
 def _size(state: RobustState):
     """min(θ, t (t+1) / (2 S_t)); in floating point, for t² outgrows int32 on endless streams."""
     t = state.steps.astype(state.decay_sum.dtype)
-    return jnp.minimum(state.theta.theta, t * (t + 1) / (2 * state.decay_sum))
+    return jnp.minimum(state.theta.factor, t * (t + 1) / (2 * state.decay_sum))
 
 
 def _bound(hypergradient: Hypergradient, trust, limit) -> Hypergradient:

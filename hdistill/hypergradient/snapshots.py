@@ -10,6 +10,7 @@ import optax
 
 from hdistill.devices import vary_like
 from hdistill.hypergradient.backward import Pulled
+from hdistill.problem import InnerRun
 from hdistill.products import inner_pullback
 from hdistill.tree import wide
 
@@ -77,14 +78,15 @@ def _split(steps: int, free: int) -> int:
 def with_snapshots(snapshots: int):
     """A sweep for `reverse_mode` that keeps so many weights, and one copy more to write to."""
 
-    def sweep(problem, hparams, start, batch_at, steps, first):
+    def sweep(inner: InnerRun):
+        problem, hparams, start, batch_at, steps, first = inner
         plan, spare = schedule(steps, snapshots), min(snapshots, steps)
         place, into = jnp.asarray(plan.place), jnp.asarray(plan.into)
 
         def forward(t, carry):
             """Step t; what need not be kept is written to the spare copy."""
             weights, kept, j = carry
-            weights = problem.update(weights, hparams, batch_at(first + t))
+            weights = inner.step(weights, first + t)
             due = place[j] == t + 1
             row = jnp.where(due, into[j], spare)
             kept = jax.tree.map(lambda k, x: k.at[row].set(x), kept, weights)
@@ -93,7 +95,7 @@ def with_snapshots(snapshots: int):
         kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (spare + 1, *jnp.shape(x))), start)
         weights, kept, j = jax.lax.fori_loop(0, steps - 1, forward, (start, kept, jnp.int32(0)))
         kept = jax.tree.map(lambda k, x: k.at[spare].set(x), kept, weights)  # the first way back's
-        final = problem.update(weights, hparams, batch_at(first + jnp.int32(steps - 1)))
+        final = inner.step(weights, first + jnp.int32(steps - 1))
 
         def pull(alpha, total, carry, visit):
             def back(state, at):

@@ -21,7 +21,7 @@ from hdistill.checks.values import (
 )
 from hdistill.devices import check_devices, everywhere, scattered, split_over
 from hdistill.learners.draws import first_half, numbered, second_half
-from hdistill.problem import run
+from hdistill.problem import InnerRun
 from hdistill.tree import shapes
 
 
@@ -149,7 +149,7 @@ def _adapted(problem, horizon, metric, sample_inner):
 
         batch = jax.eval_shape(batch_at, jnp.int32(0))
         check_update(problem, shapes(hparams), shapes(weights), batch)
-        final, _ = run(problem, hparams, weights, batch_at, horizon)
+        final, _ = InnerRun(problem, hparams, weights, batch_at, horizon).steps()
         if metric is not None:
             return metric(final, hparams, task)
         return problem.outer_loss(final, hparams, second_half(None, task))

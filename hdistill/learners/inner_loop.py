@@ -11,7 +11,7 @@ from hdistill.hypergradient.estimator import SIDE_BY_SIDE, Transition, spend
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.learners.draws import draw, drawn_with, keys_of_step, redraw
 from hdistill.learners.plan import MetaBatch, Plan
-from hdistill.problem import PyTree, meta_problem
+from hdistill.problem import InnerRun, PyTree, meta_problem
 from hdistill.tree import is_finite, select, split
 
 
@@ -110,8 +110,8 @@ def advance(plan: Plan, state, starts, batch: MetaBatch, before=0):
 
     def move(carry, transition_of, keys):
         (_, estimates), hparams, hyper_state, sound = carry
-        if estimator.mean_of_tasks is not None:
-            hyper, estimates = estimator.mean_of_tasks(estimates, transition_of, keys)
+        if plan.shares_hparams:
+            hyper, estimates = estimator.step(estimates, transition_of, keys)
             hyper = batch.mean_of_devices(hyper)
         else:
             step = jax.vmap(estimator.step, (0, SIDE_BY_SIDE, 0))
@@ -293,7 +293,8 @@ def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
         outer_key, mix_key = jax.random.split(jax.random.fold_in(key, plan.horizon))
         last = before + jnp.int32(plan.horizon - 1)
         outer_batch = plan.sample_outer(outer_key, task, last)
-        return fit.measure(hparams, weights, batch_at, plan.horizon, outer_batch, mix_key)
+        inner = InnerRun(plan.problem, hparams, weights, batch_at, plan.horizon)
+        return fit.measure(inner, outer_batch, mix_key)
 
     given = hparams, weights, batch.tasks, batch.keys
     nothing = jax.tree.map(

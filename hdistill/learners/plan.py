@@ -42,8 +42,9 @@ class Plan(NamedTuple):
 
     @property
     def shares_hparams(self) -> bool:
-        """Whether it is an offline method that may take the tasks together (`shares_hparams`)."""
-        method = self.estimator
+        """Whether the offline method, or the estimator's step, takes the tasks together."""
+        estimator = self.estimator
+        method = estimator.step if isinstance(estimator, Estimator) else estimator
         while isinstance(method, functools.partial):
             method = method.func
         return bool(getattr(method, "shares_hparams", False))

@@ -25,7 +25,7 @@ from hdistill.learners.inner_loop import (
 )
 from hdistill.learners.learner import check_start, check_state
 from hdistill.learners.plan import MetaBatch, Plan, make_plan, samplers_with_data, with_samplers
-from hdistill.problem import PyTree
+from hdistill.problem import InnerRun, PyTree
 from hdistill.tree import own
 
 
@@ -232,9 +232,8 @@ def stream(
         batch = jax.eval_shape(batch_at, jnp.zeros((), jnp.int32))
         check_problem(problem, state.hparams, state.weights, batch, outer_batch)
         key = jax.random.fold_in(state.keys[1], state.done)
-        statistics = plan.fit.measure(
-            state.hparams, state.weights, batch_at, steps, outer_batch, key
-        )
+        inner = InnerRun(problem, state.hparams, state.weights, batch_at, steps)
+        statistics = plan.fit.measure(inner, outer_batch, key)
         theta, status = plan.fit.accept(statistics, state.theta)
         products = spend(jnp.int32(0), plan.fit.products(steps))
         return theta, FitInfo(plan.fit.theta_of(theta), status, products)

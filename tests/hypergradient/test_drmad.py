@@ -10,7 +10,7 @@ import hdistill as hd
 from hdistill.hypergradient.backward import backward
 from hdistill.hypergradient.drmad_line import walk
 from hdistill.hypergradient.outer_losses import outer_losses
-from hdistill.problem import run
+from hdistill.problem import InnerRun
 from tests.problems import CASES, Case, assert_close, grad_of_unroll
 
 
@@ -55,17 +55,15 @@ def test_every_horizon_is_exact_when_fed_the_true_trajectory(optimizer):
     def at(tree):
         return lambda t: jax.tree.map(lambda x: x[t], tree)
 
-    final, trajectory = run(problem, hparams, weights, at(batches), steps, keep=lambda w: w)
+    inner = InnerRun(problem, hparams, weights, at(batches), steps)
+    final, trajectory = inner.steps(keep=True)
     gradient = jax.grad(problem.outer_loss, allow_int=True)(final, hparams, outer_batch)
     alpha = [x for x in jax.tree.leaves(gradient) if x.dtype == jnp.float64]
 
     def visit(carry, t, w, d, alpha, total):
         return carry, alpha, total
 
-    points = at(trajectory), at(batches)
-    totals = jax.jit(
-        lambda: backward(problem, hparams, *points, steps, alpha, visit=visit).outputs
-    )()
+    totals = jax.jit(lambda: backward(inner, at(trajectory), alpha, visit=visit).outputs)()
     total, first_order = jax.jit(jax.vmap(lambda s: grad_of_unroll(case, last=s)))(
         1 + jnp.arange(steps)
     )
@@ -115,8 +113,8 @@ def test_the_line_meets_both_ends_and_has_the_true_counters():
         lambda w, h, d: jnp.sum(w["w"]),
     )
     first = {"w": jnp.array([1.0, 2.0]), "cycle": jnp.array(1), "fixed": jnp.array(7)}
-    losses = outer_losses(10, None, every=None)
-    walked = walk(problem, jnp.array(0.5), first, lambda t: None, 10, losses)
+    inner = InnerRun(problem, jnp.array(0.5), first, lambda t: None, 10)
+    walked = walk(inner, outer_losses(10, None))
     final, point_at = walked.final, walked.point_at
     for t in range(11):
         point = point_at(t)
@@ -221,8 +219,8 @@ def test_a_long_run_of_a_decaying_rate():
 def test_the_line_in_half_precision():
     problem = hd.Problem(lambda w, h, d: jnp.where(d == 0, w + 1, w), lambda w, h, d: w + h)
     horizon, zero = 70_000, jnp.zeros((), jnp.float16)  # which counts to 65 504
-    losses = outer_losses(horizon, None, every=None)
-    walked = walk(problem, zero, zero, lambda t: t, horizon, losses)
+    inner = InnerRun(problem, zero, zero, lambda t: t, horizon)
+    walked = walk(inner, outer_losses(horizon, None))
     assert walked.final == 1
     for t in (7000, 69_999):
         np.testing.assert_allclose(walked.point_at(t), t / horizon, rtol=1e-3)

@@ -10,6 +10,7 @@ import pytest
 
 import hdistill as hd
 from hdistill.hypergradient.robust import RobustSize
+from hdistill.problem import InnerRun
 from tests.problems import LEARNING_RATE, assert_close, quadratic, quadratic_constants
 
 HORIZON, GAMMA = 5, 0.5
@@ -55,15 +56,10 @@ def means(terms):
 def test_equals_matrices_worked_out_by_hand(trust):
     case = quadratic("sgd", horizon=HORIZON)
     estimator = hd.online.robust_hyperdistill(case.problem, gamma=GAMMA, trust=trust)
-    arguments = (
-        case.hparams,
-        case.weights,
-        case.batches.__getitem__,
-        HORIZON,
-        case.outer_batch,
-        jax.random.key(0),
-    )
-    size = estimator.fit.solve(estimator.fit.measure(*arguments))
+    batch_at = case.batches.__getitem__
+    inner = InnerRun(case.problem, case.hparams, case.weights, batch_at, HORIZON)
+    statistics = estimator.fit.measure(inner, case.outer_batch, jax.random.key(0))
+    size = estimator.fit.solve(statistics)
     expected, theta, limit = by_hand(trust)
     assert_close(size, RobustSize(theta, limit), 1e-12)
     state = estimator.init(case.weights, case.hparams, case.batches[0])._replace(theta=size)
