@@ -91,7 +91,7 @@ def compile_method(setting: Setting, method: Method) -> Program:
     """The method's inner optimisation, as a program."""
     learner = setting.learner(method)
     key = jax.random.key(0)
-    state, tasks = learner.init(key, *setting.start(key)), setting.tasks(key)
+    state, tasks = learner.init(key, *setting.start(key)), setting.tasks(key, 0)
     start = time.perf_counter()
     call = jax.jit(learner.pure_step).lower(state, tasks).compile()
     _, info = jax.block_until_ready(call(state, tasks))

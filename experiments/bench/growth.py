@@ -86,7 +86,7 @@ def sinusoid(method: Method, horizon: int, tasks: int):
     setting = make_setting("paper")
     learner = make_learner(method, setting.problem, setting.momentum_free, horizon)
     key = jax.random.key(0)
-    points = setting.tasks(key)
+    points = setting.tasks(key, 0)
     repeated = jax.tree.map(lambda x: jnp.resize(x, (tasks, *x.shape[1:])), points)
     return learner, learner.init(key, *setting.start(key)), repeated
 

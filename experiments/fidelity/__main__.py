@@ -87,7 +87,7 @@ class Study:
             state = train(
                 self.learner.step,
                 state,
-                lambda m: setting.tasks(jax.random.fold_in(train_key, m)),
+                lambda m: setting.tasks(train_key, m),
                 total=setting.inner_optimisations,
                 folder=folder,
                 unit="inner optimisation",

@@ -98,8 +98,9 @@ def make_setting(
 
     sample = jax.jit(jax.vmap(one_task, (0, None)))
 
-    def tasks(key):
-        return sample(jax.random.split(key, preset.meta_batch), pools["train"])
+    def tasks(key, m):
+        keys = jax.random.split(jax.random.fold_in(key, m), preset.meta_batch)
+        return sample(keys, pools["train"])
 
     @jax.jit
     def draw(key, images):

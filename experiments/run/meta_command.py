@@ -20,7 +20,7 @@ class MetaCommand(Command):
       gamma: γ of HyperDistill, each a run; none for the preset's.
       anchors: straight pieces of DrMAD's bent line, each a run; none for the preset's.
       hyper_rate: learning rate of λ, each a run; none for the preset's of each method.
-      side_by_side: a method's seeds and rates in one program, for an accelerator; no resume within.
+      side_by_side: a method's seeds and rates in one program, for an accelerator.
       distributed: the meta-batch over the devices of all processes (`experiments.run.launch`).
     """
 

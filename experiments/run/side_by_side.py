@@ -1,31 +1,38 @@
 """Runs of one method side by side: all its rates and seeds in one program, for an accelerator."""
 
 import contextlib
+import functools
 import itertools
-import json
 import pathlib
-import time
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+import shutil
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+import hdistill as hd
 from experiments.methods import Method
-from experiments.run.study import Setting, check_protocol, open_run, summarize, tell
-from hdistill.progress import progress
+from experiments.run.lanes import (
+    lane_of,
+    lanes_of,
+    stack,
+    step_of_all,
+    train_lanes,
+    unfinished,
+    write_rows,
+)
+from experiments.run.study import (
+    Setting,
+    check_protocol,
+    keys_of,
+    leave,
+    meta_test,
+    meta_train,
+    open_run,
+    summarize,
+    tell,
+)
 from hdistill.training import RunFolder
-from hdistill.training.run import figures
-from hdistill.tree import is_real
-
-
-class Lane(NamedTuple):
-    """One of the runs."""
-
-    method: Method
-    seed: int
-    folder: RunFolder
 
 
 def run_side_by_side(
@@ -33,20 +40,16 @@ def run_side_by_side(
 ) -> None:
     """Runs those that have not ended as `run_method` does one by one: same keys, same draws.
 
-    Methods that differ in λ's rate alone are one program. Its runs have no checkpoints: killed, all
-    of them begin anew. A row's seconds are the program's, divided by its runs.
+    Methods that differ in λ's rate alone are one program, which has checkpoints in a folder of its
+    own, OUT/together-METHOD, while it lasts.
     """
     check_protocol(setting.protocol, out.glob("*/seed-*/config.json"))
+    seeds = list(seeds)
     for together in _alike(methods):
-        with contextlib.ExitStack() as stack:
-            lanes = []
-            for method, seed in itertools.product(together, seeds):
-                check_alone(out / method.folder / f"seed-{seed}", how)
-                folder = stack.enter_context(open_run(setting.protocol, method, seed, out, how))
-                if folder.summary is None:
-                    lanes.append(Lane(method, seed, folder))
-            if lanes:
-                _run(setting, lanes)
+        runs = {f"{m.folder}/seed-{s}": (m, s) for m, s in itertools.product(together, seeds)}
+        asked = unfinished(runs, out, how)
+        if asked:
+            _run(setting, runs, asked, out, how)
 
 
 def _alike(methods: list[Method]) -> list[list[Method]]:
@@ -58,120 +61,66 @@ def _alike(methods: list[Method]) -> list[list[Method]]:
     return list(groups.values())
 
 
-def _run(setting: Setting, lanes: list[Lane]) -> None:
-    keys = jnp.stack([jax.random.split(jax.random.key(lane.seed), 5) for lane in lanes], 1)
-    init_keys, state_keys, train_keys, validation_keys, test_keys = keys
-    method = lanes[0].method
-    rates = jnp.array([lane.method.arguments["hyper_rate"] for lane in lanes])
+def _run(setting: Setting, runs: dict[str, tuple[Method, int]], asked: list[str], out, how) -> None:
+    method = next(iter(runs.values()))[0]
+    fixed = [name for name in method.varied if name != "hyper_rate"]
+    path = out / f"together-{method._replace(varied=tuple(fixed)).folder}"
+    names = lanes_of(path, list(runs), asked, how)
+    with contextlib.ExitStack() as opened:
+        folders = {
+            name: opened.enter_context(open_run(setting.protocol, *runs[name], out, how))
+            for name in asked
+        }
+        config = setting.protocol | {"lanes": names}
+        folder = opened.enter_context(RunFolder(path, config, **how))
+        keys = jnp.stack([keys_of(runs[name][1]) for name in names], 1)
+        rates = [runs[name][0].arguments["hyper_rate"] for name in names]
+        several = setting_of_all(setting, len(names))
+        training = functools.partial(train_lanes, folder=folder, label=method.name)
+        learner = _learner_of_all(setting, method, rates)
+        before, trained = meta_train(several, learner, keys, training)
+        tested = meta_test(several, trained.state, keys)
+        for i, name in enumerate(names):
+            if name in folders:
+                lost = trained.diverged[i]
+                write_rows(folders[name], trained.rows[i])
+                state = lane_of(trained.state._replace(done=None), i)
+                if lost is None:
+                    leave(setting, folders[name], lane_of(before, i), state, keys[:, i])
+                summarize(setting, folders[name], tested[i], lost)
+                tell(folders[name], f"test_{setting.metric}")
+    shutil.rmtree(path)
+
+
+def setting_of_all(setting: Setting, count: int) -> Setting:
+    """The setting of several runs: what it gives and takes has a leading axis of runs."""
+
+    def evaluate(hparams, weights, keys, part):
+        measure = jax.vmap(lambda *each: setting.evaluate(*each, part))
+        return measure(hparams, weights, keys)
+
+    def start(keys):
+        starts = [setting.start(keys[i]) for i in range(count)]
+        return jax.tree.map(lambda *x: jnp.stack(x), *starts)
+
+    tasks = jax.vmap(setting.tasks, (0, None))
+    return setting._replace(start=start, tasks=tasks, evaluate=evaluate)
+
+
+def _learner_of_all(setting: Setting, method: Method, rates: list[float]) -> hd.Learner:
+    """The learners of runs that differ in λ's rate and in their keys, as one."""
+    learner, step = setting.learner(method), None
 
     def one(state, tasks, rate):
         return setting.learner(method.adapted({"hyper_rate": rate})).pure_step(state, tasks)
 
-    learner = setting.learner(method)
-    starts = [setting.start(key) for key in init_keys]
-    states = [learner.init(key, *start) for key, start in zip(state_keys, starts)]
-    step, state = stacked(one, states, 0, 0)
+    def init(keys, hparams, weights):
+        each = [lane_of((keys, hparams, weights), i) for i in range(len(rates))]
+        return stack([learner.init(*start) for start in each])
 
-    def tasks_at(m):
-        return jax.vmap(lambda key: setting.tasks(jax.random.fold_in(key, m)))(train_keys)
+    def step_of_rates(state, tasks):
+        nonlocal step
+        step = step or step_of_all(one, state, 0, 0)
+        return step(state, tasks, jnp.array(rates))
 
-    def evaluate(state, keys, part):
-        measure = jax.vmap(lambda *each: setting.evaluate(*each, part))
-        return np.asarray(measure(state.hparams, state.weights, keys), float)
-
-    def validate(m, state):
-        if not setting.validates_after(m):
-            return {}
-        figures = evaluate(state, validation_keys, "validation").mean(1)
-        return {f"validation_{setting.metric}": figures}
-
-    diverged: dict[int, str] = {}
-    state = train_together(
-        lambda state, tasks: step(state, tasks, rates),
-        state,
-        tasks_at,
-        total=setting.inner_optimisations,
-        folders=[lane.folder for lane in lanes],
-        diverged=diverged,
-        validate=validate,
-        unit="inner optimisation",
-        label=method.name,
-    )
-    tested = evaluate(state, test_keys, "test")
-    for i, lane in enumerate(lanes):
-        if i not in diverged:
-            left = setting.leave(starts[i][0], lane_of(state._replace(done=None), i), test_keys[i])
-            for name, content in left.items():
-                lane.folder.write(name, json.dumps(content))
-        summarize(setting, lane.folder, tested[i], diverged.get(i))
-        tell(lane.folder, f"test_{setting.metric}")
-
-
-def stacked(step: Callable, states: list, *axes):
-    """(step of all the runs in one program, their states stacked).
-
-    Args:
-      step: (state, ...) -> (state, info) of one run.
-      states: each run's.
-      axes: of the step's other arguments, as `jax.vmap` has them.
-    """
-    # `done` stays one number, so that θ is fitted when it is due and not at every step.
-    state_axes = jax.tree.map(lambda _: 0, states[0])._replace(done=None)
-    state = jax.tree.map(lambda *x: jnp.stack(x), *states)._replace(done=states[0].done)
-    together = jax.vmap(step, (state_axes, *axes), (state_axes, 0))
-    return jax.jit(together, donate_argnums=0), state
-
-
-def train_together(
-    step: Callable,
-    state,
-    tasks_at: Callable,
-    *,
-    total: int,
-    folders: list[RunFolder],
-    diverged: dict[int, str],
-    validate: Callable,
-    unit: str,
-    label: str,
-):
-    """`training.run` of all the runs at once, without checkpoints; the states after it, stacked.
-
-    Args:
-      step: (state, tasks) -> (state, info), a leading axis of runs.
-      tasks_at: m -> the tasks of all of them.
-      folders: theirs; a run that diverged gets no more rows.
-      diverged: why, by the run's number; those that diverge now are added.
-      validate: (m, state) -> {name: a figure of each}.
-    """
-    for folder in folders:  # rows that a killed program left go
-        folder.restore(state)
-    for m in progress(range(1, total + 1), label):
-        tasks = tasks_at(m)
-        start = time.perf_counter()
-        state, info = step(state, tasks)
-        info = jax.device_get(info)
-        seconds = (time.perf_counter() - start) / len(folders)
-        validated = validate(m, state)
-        for i, folder in enumerate(folders):
-            if not np.isfinite(info.outer_loss[i]).all():
-                diverged.setdefault(i, f"outer loss is not finite in {unit} {m}")
-            if i not in diverged:
-                row = {"step": m, "seconds": seconds} | figures(lane_of(info, i))
-                folder.log(row | {name: float(each[i]) for name, each in validated.items()})
-    last = jax.device_get((state.hparams, state.weights))
-    for i in range(len(folders)):  # λ moves after the last loss is taken
-        if not all(np.isfinite(x[i]).all() for x in jax.tree.leaves(last) if is_real(x)):
-            diverged.setdefault(i, f"state is not finite after {unit} {total}")
-    return state
-
-
-def check_alone(path: pathlib.Path, how: dict) -> None:
-    """Raises ValueError where a run would be resumed that was begun by itself, with checkpoints."""
-    ended = (path / "summary.json").exists()
-    if any(how.values()) and not ended and any(path.glob("**/checkpoints/*")):
-        raise ValueError(f"{path} has a checkpoint: expected one run at a time there")
-
-
-def lane_of(tree, i: int):
-    """The i-th run's part of what is stacked."""
-    return jax.tree.map(lambda x: x[i], tree)
+    return learner._replace(init=init, step=step_of_rates)

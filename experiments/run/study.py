@@ -1,6 +1,7 @@
 """A meta-learning study: a setting, a method and a seed make a run."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -31,7 +32,7 @@ class Setting(NamedTuple):
       inner_optimisations: M.
       metric: what `evaluate` measures, "mse" or "accuracy".
       start: key -> (λ, w_0).
-      tasks: key -> the tasks of an inner optimisation.
+      tasks: (key, m) -> the tasks of the m-th inner optimisation.
       draw: key -> (batches [T, ...], outer batch) of one task, to compare methods on.
       arguments: a method's name -> those of its arguments that the preset decides.
       learner: method -> `hd.Learner`.
@@ -77,43 +78,62 @@ def run_method(
     for seed in seeds:
         with open_run(setting.protocol, method, seed, out, how) as folder:
             if agreed(folder.summary is None):
-                run(setting, learner, method, seed, folder)
+                run(setting, learner, keys_of(seed), folder, f"{method.label}, seed {seed}")
                 tell(folder, f"test_{setting.metric}")
 
 
-def run(setting: Setting, learner: hd.Learner, method: Method, seed: int, folder: RunFolder):
+def run(setting: Setting, learner: hd.Learner, keys, folder: RunFolder, label: str) -> dict:
     """Meta-trains, meta-validates and meta-tests one seed; a run that diverges says so."""
-    init_key, state_key, train_key, validation_key, test_key = jax.random.split(
-        jax.random.key(seed), 5
-    )
-    hparams, weights = setting.start(init_key)
+    training = functools.partial(train, folder=folder, label=label)
+    try:
+        before, state = meta_train(setting, learner, keys, training)
+    except NonFiniteLoss as error:
+        return summarize(setting, folder, None, str(error))
+    figures = meta_test(setting, state, keys)
+    leave(setting, folder, before, state, keys)
+    return summarize(setting, folder, figures, None)
 
-    def evaluate(state, key, part):
-        return np.asarray(setting.evaluate(state.hparams, state.weights, key, part), float)
+
+def keys_of(seed: int):
+    """A run's keys, [5]: to start λ and w, the learner's, the tasks', to validate, to test."""
+    return jax.random.split(jax.random.key(seed), 5)
+
+
+def meta_train(setting: Setting, learner: hd.Learner, keys, training: Callable):
+    """(λ before, what `training` returns), of one run or of several in one program.
+
+    Args:
+      keys: [5] of one run, [5, runs] of several, whose setting and learner are those of all.
+      training: `hdistill.training.run`, or one like it, with its folder.
+    """
+    init_key, state_key, train_key, validation_key, _ = keys
+    hparams, weights = setting.start(init_key)
 
     def validate(m, state):
         if not setting.validates_after(m):
             return {}
-        figures = evaluate(state, validation_key, "validation")
-        return {f"validation_{setting.metric}": float(figures.mean())}
+        figures = setting.evaluate(state.hparams, state.weights, validation_key, "validation")
+        return {f"validation_{setting.metric}": np.asarray(figures, float).mean(-1).tolist()}
 
-    try:
-        state = train(
-            learner.step,
-            learner.init(state_key, hparams, weights),
-            lambda m: setting.tasks(jax.random.fold_in(train_key, m)),
-            total=setting.inner_optimisations,
-            folder=folder,
-            validate=validate,
-            unit="inner optimisation",
-            label=f"{method.label}, seed {seed}",
-        )
-    except NonFiniteLoss as error:
-        return summarize(setting, folder, None, str(error))
-    figures = evaluate(state, test_key, "test")
-    for name, content in setting.leave(hparams, state, test_key).items():
+    return hparams, training(
+        learner.step,
+        learner.init(state_key, hparams, weights),
+        lambda m: setting.tasks(train_key, m),
+        total=setting.inner_optimisations,
+        validate=validate,
+        unit="inner optimisation",
+    )
+
+
+def meta_test(setting: Setting, state, keys) -> np.ndarray:
+    """The metric of each test task, [tasks] or [runs, tasks]."""
+    return np.asarray(setting.evaluate(state.hparams, state.weights, keys[4], "test"), float)
+
+
+def leave(setting: Setting, folder: RunFolder, before, state, keys) -> None:
+    """Writes what plots need of a run's end."""
+    for name, content in setting.leave(before, state, keys[4]).items():
         folder.write(name, json.dumps(content))
-    return summarize(setting, folder, figures, None)
 
 
 def summarize(setting: Setting, folder: RunFolder, test, diverged: str | None) -> dict:

@@ -82,7 +82,7 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
         preset.inner_optimisations,
         "mse",
         start,
-        lambda key: sample(key, preset.meta_batch, *points),
+        lambda key, m: sample(jax.random.fold_in(key, m), preset.meta_batch, *points),
         draw,
         preset.arguments,
         learner,

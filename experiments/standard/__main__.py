@@ -6,19 +6,18 @@
 
 First λ, the weighting of examples, is learnt online along one run of the classifier: on half of the
 training images, some with wrong labels, while the other half, clean, gives the outer loss. Then the
-classifier is trained anew on all of them, 40% wrong labels everywhere, with that λ at rest.
+classifier is trained again on all of them, 40% wrong labels everywhere, while λ rests.
 
 Each run has a folder OUT/METHOD/seed-S with the first stage's metrics and checkpoints, the second's
 in retrain/, and weighting.json; OUT/report gets the table, the pictures and their data.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import warnings
 from typing import Literal
-
-import jax
 
 import hdistill as hd
 from experiments.draw.runs import spent
@@ -26,10 +25,10 @@ from experiments.draw.sets import open_out, write_set
 from experiments.methods import Method, chosen
 from experiments.run.command import Command, run_command
 from experiments.run.images import weighting
-from experiments.run.study import check_protocol, open_run, tell
+from experiments.run.study import check_protocol, keys_of, open_run, tell
 from experiments.standard import report
 from experiments.standard.presets import PRESETS
-from experiments.standard.setting import Setting, corrupt, halves, make_setting
+from experiments.standard.setting import Setting, make_setting, retrain_folder, stage, tasks_of
 from experiments.standard.side_by_side import run_side_by_side
 from hdistill.training import NonFiniteLoss, RunFolder
 from hdistill.training import run as train
@@ -45,7 +44,7 @@ class Config(Command):
       method: one method, or all of them; `unlearnt` leaves λ where it starts.
       preset: the protocol.
       gamma: γ of HyperDistill, each a run; none for the preset's.
-      side_by_side: a method's seeds in one program, for an accelerator; no resume within.
+      side_by_side: a method's seeds in one program, for an accelerator.
       data_dir: folder of the images' pools.
     """
 
@@ -58,28 +57,20 @@ class Config(Command):
 
 
 def run(setting: Setting, stages, title: str, seed: int, folder: RunFolder) -> dict:
-    """Learns λ, retrains with it at rest, tests; a run that diverges says so."""
-    init_key, corrupt_key, half_key, *stage_keys = jax.random.split(jax.random.key(seed), 5)
-    corrupted = corrupt(corrupt_key, setting.train, setting.preset.corruption)
+    """Learns λ, retrains while it rests, tests; a run that diverges says so."""
+    init_key, corrupt_key, half_key, *stage_keys = keys_of(seed)
     first, weights = setting.start(init_key)
-    tasks = halves(half_key, corrupted, setting.train), (corrupted, setting.train)
+    tasks = tasks_of(setting, corrupt_key, half_key)
+
+    def one(i, hparams, folder, label):
+        state = stages[i].init(stage_keys[i], hparams, weights, tasks[i])
+        training = functools.partial(train, folder=folder, label=f"{title}, {label}")
+        return stage(setting, stages[i].step, state, tasks[i], training, setting.accuracy)
+
     try:
-        learnt = run_stage(
-            setting, stages[0], f"{title}, λ", stage_keys[0], first, weights, tasks[0], folder
-        )
-        again = folder.config | {"stage": "retraining"}
-        how = {"resume": True, "fallback": folder.fallback}
-        with RunFolder(folder.claim("retrain"), again, **how) as retrain:
-            state = run_stage(
-                setting,
-                stages[1],
-                f"{title}, retraining",
-                stage_keys[1],
-                learnt.hparams,
-                weights,
-                tasks[1],
-                retrain,
-            )
+        learnt = one(0, first, folder, "λ")
+        with retrain_folder(folder) as retrain:
+            state = one(1, learnt.hparams, retrain, "retraining")
             retrain.finish(spent(retrain.rows))
     except NonFiniteLoss as error:
         lost = {"test_accuracy": None, "first_stage_accuracy": None, "diverged": str(error)}
@@ -92,28 +83,6 @@ def run(setting: Setting, stages, title: str, seed: int, folder: RunFolder) -> d
         "diverged": None,
     }
     return folder.finish(figures | spent(folder.rows))
-
-
-def run_stage(setting: Setting, stream, label, key, hparams, weights, task, folder):
-    """The state after one of the two streams."""
-    preset = setting.preset
-    total = preset.steps // preset.stretch
-
-    def validate(m, state):
-        if m % preset.validate_every and m != total:
-            return {}
-        return {"accuracy": float(setting.accuracy(state.weights, state.hparams))}
-
-    return train(
-        stream.step,
-        stream.init(key, hparams, weights, task),
-        lambda m: task,
-        total=total,
-        folder=folder,
-        validate=validate,
-        unit="stretch",
-        label=label,
-    )
 
 
 def methods(config: Config) -> list[Method]:
@@ -139,7 +108,7 @@ def methods(config: Config) -> list[Method]:
 
 def main(config: Config) -> None:
     """Runs what the command line asks for, then writes and prints the report."""
-    # λ at rest, in the second stage, is meant.
+    # In the second stage λ rests, as it should.
     warnings.simplefilter("ignore", hd.ZeroHypergradientWarning)
     asked = methods(config)
     setting = make_setting(config.preset, config.data_dir)

@@ -18,6 +18,7 @@ from hdistill.data import images
 from hdistill.data.augment import draw_batch, normalize, shrink
 from hdistill.data.pool import Examples, replace_labels
 from hdistill.models.metaweightnet import MetaWeightNet
+from hdistill.training import RunFolder
 
 
 class Setting(NamedTuple):
@@ -48,7 +49,7 @@ class Setting(NamedTuple):
     accuracy: Callable
 
     def stages(self, method: Method) -> tuple[hd.Stream, hd.Stream]:
-        """λ learnt by the method, which may be not at all; then λ at rest."""
+        """λ learnt by the method, which may be not at all; then λ rests."""
         preset, rest = self.preset, optax.set_to_zero()
         moving = optax.sgd(method.arguments["hyper_rate"], momentum=preset.momentum)
         still = self.stream(hd.online.first_order(self.problem), rest, 1)
@@ -136,6 +137,31 @@ def load(preset_name: str, preset: Preset, data_dir: pathlib.Path) -> tuple[Exam
         return Examples(pixels, jnp.asarray(pool.labels))
 
     return decoded("cifar10-train"), decoded("cifar10-test")
+
+
+def tasks_of(setting: Setting, corrupt_key, half_key) -> tuple:
+    """What the two stages are given, (images for Φ, images for L_val) each."""
+    corrupted = corrupt(corrupt_key, setting.train, setting.preset.corruption)
+    return halves(half_key, corrupted, setting.train), (corrupted, setting.train)
+
+
+def stage(setting: Setting, step: Callable, state, task, training: Callable, accuracy: Callable):
+    """What `training` returns of one of the two streams, of one run or of several."""
+    preset = setting.preset
+    total = preset.steps // preset.stretch
+
+    def validate(m, state):
+        if m % preset.validate_every and m != total:
+            return {}
+        return {"accuracy": np.asarray(accuracy(state.weights, state.hparams)).tolist()}
+
+    return training(step, state, lambda m: task, total=total, validate=validate, unit="stretch")
+
+
+def retrain_folder(folder: RunFolder) -> RunFolder:
+    """The folder of the second stage, in that of the first."""
+    config = folder.config | {"stage": "retraining"}
+    return RunFolder(folder.claim("retrain"), config, resume=True, fallback=folder.fallback)
 
 
 def corrupt(key, examples: Examples, probability: float) -> Examples:

@@ -1,10 +1,11 @@
 """All seeds of a method in one program, for an accelerator."""
 
 import contextlib
+import functools
 import json
 import pathlib
+import shutil
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +13,19 @@ import jax.numpy as jnp
 from experiments.draw.runs import spent
 from experiments.methods import Method
 from experiments.run.images import weighting
-from experiments.run.side_by_side import check_alone, lane_of, stacked, train_together
-from experiments.run.study import open_run, tell
-from experiments.standard.setting import Setting, corrupt, halves
+from experiments.run.lanes import (
+    Trained,
+    lane_of,
+    lanes_of,
+    stack,
+    step_of_all,
+    train_lanes,
+    unfinished,
+    write_rows,
+)
+from experiments.run.study import keys_of, open_run, tell
+from experiments.standard.setting import Setting, retrain_folder, stage, tasks_of
 from hdistill.training import RunFolder
-
-
-class Lane(NamedTuple):
-    """One of the runs: its seed and the folders of its two stages."""
-
-    seed: int
-    folder: RunFolder
-    retrain: RunFolder
 
 
 def run_side_by_side(
@@ -31,79 +33,64 @@ def run_side_by_side(
 ) -> None:
     """Runs those that have not ended as `run` does one by one: same keys, same draws.
 
-    They have no checkpoints: killed, all of them begin anew. A row's seconds are the program's,
-    divided by its runs.
+    The program has checkpoints in a folder of its own, OUT/together-METHOD, while it lasts.
     """
-    with contextlib.ExitStack() as stack:
-        lanes = []
-        for seed in seeds:
-            check_alone(out / method.folder / f"seed-{seed}", how)
-            folder = stack.enter_context(open_run(setting.protocol, method, seed, out, how))
-            if folder.summary is None:
-                again = RunFolder(folder.claim("retrain"), folder.config | {"stage": "retraining"})
-                lanes.append(Lane(seed, folder, stack.enter_context(again)))
-        if lanes:
-            _run(setting, method, lanes)
+    runs = {f"{method.folder}/seed-{seed}": seed for seed in seeds}
+    asked = unfinished(runs, out, how)
+    if not asked:
+        return
+    path = out / f"together-{method.folder}"
+    names = lanes_of(path, list(runs), asked, how)
+    with contextlib.ExitStack() as opened:
+        folders = {
+            name: opened.enter_context(open_run(setting.protocol, method, runs[name], out, how))
+            for name in asked
+        }
+        folder = RunFolder(path, setting.protocol | {"lanes": names}, **how)
+        retrain = retrain_folder(opened.enter_context(folder))
+        both = folder, opened.enter_context(retrain)
+        first, *stages = _train(setting, method, [runs[name] for name in names], both)
+        measure = jax.vmap(setting.accuracy)
+        figures = [measure(x.state.weights, x.state.hparams) for x in stages[::-1]]
+        for i, name in enumerate(names):
+            if name in folders:
+                _end(setting, folders[name], first, stages, figures, i)
+    shutil.rmtree(path)
 
 
-def _run(setting: Setting, method: Method, lanes: list[Lane]) -> None:
-    init_keys, corrupt_keys, half_keys, *stage_keys = jnp.stack(
-        [jax.random.split(jax.random.key(lane.seed), 5) for lane in lanes], 1
-    )
-    clean, (learning, retraining) = setting.train, setting.stages(method)
-    corrupted = [corrupt(key, clean, setting.preset.corruption) for key in corrupt_keys]
-    first, weights = zip(*map(setting.start, init_keys))
-    diverged: dict[int, str] = {}
+def _train(setting: Setting, method: Method, seeds: list[int], folders):
+    """(λ before, what is left of the stage that learns λ, and of the retraining)."""
+    keys = [keys_of(seed) for seed in seeds]
+    first, weights = zip(*(setting.start(key[0]) for key in keys))
+    tasks = zip(*(tasks_of(setting, key[1], key[2]) for key in keys))
+    streams, labels = setting.stages(method), ("λ", "retraining")
+    found, left = list(first), list[Trained]()
+    for i, (stream, task, label) in enumerate(zip(streams, tasks, labels)):
+        each = zip([key[3 + i] for key in keys], found, weights, task)
+        state = stack([stream.init(*start) for start in each])
+        together = jax.tree.map(lambda *x: jnp.stack(x), *task)
+        step = step_of_all(stream.step, state, 0)
+        training = functools.partial(train_lanes, folder=folders[i], label=label)
+        left.append(stage(setting, step, state, together, training, jax.vmap(setting.accuracy)))
+        # A run that is lost goes on from the λ it began with: nothing is made of it.
+        found = [
+            start if lost else lane_of(left[0].state.hparams, j)
+            for j, (start, lost) in enumerate(zip(first, left[0].diverged))
+        ]
+    return first, *left
 
-    tasks = [halves(key, each, clean) for key, each in zip(half_keys, corrupted)]
-    states = map(learning.init, stage_keys[0], first, weights, tasks)
-    folders = [lane.folder for lane in lanes]
-    learnt = _stage(setting, learning, list(states), tasks, folders, diverged, "λ")
 
-    # A run that is lost goes on from the λ it began with: nothing is made of it.
-    found = [
-        start if i in diverged else lane_of(learnt.hparams, i) for i, start in enumerate(first)
-    ]
-    tasks = [(each, clean) for each in corrupted]
-    states = map(retraining.init, stage_keys[1], found, weights, tasks)
-    folders = [lane.retrain for lane in lanes]
-    ended = _stage(setting, retraining, list(states), tasks, folders, diverged, "retraining")
-
-    names = "test_accuracy", "first_stage_accuracy"
-    measure = jax.vmap(setting.accuracy)
-    measured = [measure(state.weights, state.hparams) for state in (ended, learnt)]
-    for i, lane in enumerate(lanes):
-        lost = diverged.get(i)
+def _end(setting: Setting, folder: RunFolder, first, stages: list[Trained], figures, i):
+    """Writes what one of the runs leaves."""
+    lost = next((x.diverged[i] for x in stages if x.diverged[i]), None)
+    write_rows(folder, stages[0].rows[i])
+    with retrain_folder(folder) as retrain:
+        write_rows(retrain, stages[1].rows[i])
         if lost is None:
-            curves = weighting(setting.model, first[i], lane_of(ended.hparams, i))
-            lane.folder.write("weighting.json", json.dumps(curves))
-            lane.retrain.finish(spent(lane.retrain.rows))
-        summary = {name: None if lost else float(of[i]) for name, of in zip(names, measured)}
-        lane.folder.finish(summary | {"diverged": lost} | spent(lane.folder.rows))
-        tell(lane.folder, "test_accuracy")
-
-
-def _stage(setting: Setting, stream, states: list, tasks: list, folders, diverged, label: str):
-    """The states after one of the two streams, stacked."""
-    preset = setting.preset
-    total = preset.steps // preset.stretch
-    step, state = stacked(stream.step, states, 0)
-    together = jax.tree.map(lambda *x: jnp.stack(x), *tasks)
-    measure = jax.vmap(setting.accuracy)
-
-    def validate(m, state):
-        if m % preset.validate_every and m != total:
-            return {}
-        return {"accuracy": measure(state.weights, state.hparams)}
-
-    return train_together(
-        step,
-        state,
-        lambda m: together,
-        total=total,
-        folders=folders,
-        diverged=diverged,
-        validate=validate,
-        unit=f"stretch ({label})",
-        label=label,
-    )
+            retrain.finish(spent(retrain.rows))
+            curves = weighting(setting.model, first[i], lane_of(stages[1].state.hparams, i))
+            folder.write("weighting.json", json.dumps(curves))
+    names = "test_accuracy", "first_stage_accuracy"
+    summary = {name: None if lost else float(of[i]) for name, of in zip(names, figures)}
+    folder.finish(summary | {"diverged": lost} | spent(folder.rows))
+    tell(folder, "test_accuracy")

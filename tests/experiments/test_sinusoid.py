@@ -14,9 +14,9 @@ import pytest
 from experiments.draw.tables import format_interval, mean_interval
 from experiments.image_meta.presets import PRESETS as IMAGE_PRESETS
 from experiments.methods import METHODS, chosen
+from experiments.run import lanes, side_by_side
 from experiments.run.command import run_command
-from experiments.run.side_by_side import run_side_by_side, train_together
-from experiments.run.study import run, run_method
+from experiments.run.study import keys_of, run, run_method
 from experiments.sinusoid import report
 from experiments.sinusoid.__main__ import Config, main
 from experiments.sinusoid.presets import PRESETS
@@ -122,9 +122,9 @@ def test_a_run_that_diverges_says_so_in_its_summary(tmp_path, smoke):
         hparams, weights = smoke.start(key)
         return hparams, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), weights)
 
-    method = METHODS["fo"]
+    learner = smoke.learner(METHODS["fo"])
     with RunFolder(tmp_path, {}) as folder:
-        summary = run(smoke._replace(start=poisoned), smoke.learner(method), method, 0, folder)
+        summary = run(smoke._replace(start=poisoned), learner, keys_of(0), folder, "FO")
     assert summary["test_mse"] is None
     assert "outer loss is nan at inner step 1 of inner optimisation 1" in summary["diverged"]
     assert "none yet" in summary["diverged"]
@@ -233,10 +233,31 @@ def test_table_chooses_by_validation_and_says_where_the_order_holds():
     assert "0.327" not in report.table(frame_of(figures, preset="smoke"))
 
 
-def test_runs_side_by_side_are_those_one_by_one(smoke, tmp_path):
+def cut(monkeypatch, module, name, after):
+    """Has a function of a module interrupt the program at a call."""
+    function, calls = getattr(module, name), []
+
+    def counted(*arguments, **options):
+        calls.append(name)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, counted)
+
+
+def test_runs_side_by_side_are_those_one_by_one_also_killed_twice(smoke, tmp_path, monkeypatch):
     rates, how = (1e-3, 1e30), {"resume": False, "fallback": False}
     methods = chosen("hyperdistill", [], lambda name: {}, (0.9,), {"hyper_rate": rates})
-    run_side_by_side(smoke, methods, (0, 3), tmp_path / "together", how)
+    together, again = tmp_path / "together", {"resume": True, "fallback": False}
+    # In the second step of four runs, then where the second of them ends.
+    for module, name, after, way in ((lanes, "figures", 6, how), (side_by_side, "tell", 1, again)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            cut(patch, module, name, after)
+            side_by_side.run_side_by_side(smoke, methods, (0, 3), together, way)
+    assert len(list(together.glob("*/seed-*/summary.json"))) == 2
+    side_by_side.run_side_by_side(smoke, methods, (0, 3), together, again)
+    assert not list(together.glob("together-*"))
     run_method(smoke, methods[0], (3,), tmp_path / "alone", how)
     alone = read_run(tmp_path / "alone" / methods[0].folder / "seed-3")
     together = read_run(tmp_path / "together" / methods[0].folder / "seed-3")
@@ -253,23 +274,21 @@ def test_runs_side_by_side_are_those_one_by_one(smoke, tmp_path):
 
 def test_a_run_side_by_side_whose_state_ends_non_finite_is_lost(tmp_path):
     State = collections.namedtuple("State", "hparams weights")
-    Loss = collections.namedtuple("Loss", "outer_loss")
+    Info = collections.namedtuple("Info", "outer_loss products")
 
     def step(state, tasks):
         moved = state.hparams * np.array([2.0, np.inf])
-        return state._replace(hparams=moved), Loss(np.ones(2))
+        return state._replace(hparams=moved), Info(np.ones(2), np.ones(2))
 
-    diverged = {}
-    with RunFolder(tmp_path / "0", {}) as one, RunFolder(tmp_path / "1", {}) as other:
-        train_together(
+    with RunFolder(tmp_path, {}) as folder:
+        trained = lanes.train_lanes(
             step,
             State(np.ones(2), np.ones(2)),
             lambda m: None,
             total=1,
-            folders=[one, other],
-            diverged=diverged,
+            folder=folder,
             validate=lambda m, state: {},
             unit="step",
             label="",
         )
-    assert diverged == {1: "state is not finite after step 1"}
+    assert trained.diverged == [None, "state is not finite after step 1"]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.run import lanes
 from experiments.standard import __main__ as standard
 from experiments.standard.presets import PRESETS
 from experiments.standard.setting import corrupt, halves
@@ -67,7 +68,19 @@ def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypat
     report = tmp_path / "report"
     assert "HyperDistill (γ=0.9, size 1)" in (report / "README.md").read_text()
     assert {path.stem for path in report.glob("*.svg")} == {"learning", "retraining", "weighting"}
-    together, same = run(tmp_path / "together", side_by_side=True)
+    figures, calls = lanes.figures, []
+
+    def cut(info):  # in the second stage
+        calls.append(info)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return figures(info)
+
+    monkeypatch.setattr(lanes, "figures", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "together", side_by_side=True)
+    together, same = run(tmp_path / "together", side_by_side=True, resume=True)
+    assert len(calls) == 5  # the first stage is not run again
     for name in ("test_accuracy", "first_stage_accuracy", "products", "diverged"):
         assert same[name] == summary[name]
     for name in ("metrics.jsonl", "retrain/metrics.jsonl"):
