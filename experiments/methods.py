@@ -28,6 +28,7 @@ class Method(NamedTuple):
         rate, are the learner's; the rest is `build`'s.
       build: `(problem, horizon, **arguments) -> estimator`.
       varied: the arguments that a command line gives several values, each a run.
+      colour: in pictures.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Method(NamedTuple):
     arguments: dict[str, Any]
     build: Callable
     varied: tuple[str, ...] = ()
+    colour: str = "C6"
 
     def adapted(self, arguments: Mapping) -> "Method":
         """The method with those of the arguments that it has."""
@@ -74,8 +76,8 @@ class Method(NamedTuple):
         return self.build(self.problem(setting), setting.horizon, **own)
 
 
-def _method(name, title, build, varied=(), **arguments) -> Method:
-    return Method(name, title, {"hyper_rate": 1e-3} | arguments, build, varied)
+def _method(name, colour, title, build, varied=(), **arguments) -> Method:
+    return Method(name, title, {"hyper_rate": 1e-3} | arguments, build, varied, colour)
 
 
 def _online(estimator):
@@ -91,22 +93,24 @@ def _offline(method):
 METHODS = {
     method.name: method
     for method in (
-        _method("fo", "FO", _online(hd.online.first_order)),
-        _method("one-step", "1-step", _online(hd.online.one_step)),
-        _method("drmad", "DrMAD", _offline(hd.offline.drmad), surrogate=True),
-        _method("drmad-momentum", "DrMAD, with momentum", _offline(hd.offline.drmad)),
+        _method("fo", "C7", "FO", _online(hd.online.first_order)),
+        _method("one-step", "C0", "1-step", _online(hd.online.one_step)),
+        _method("drmad", "C5", "DrMAD", _offline(hd.offline.drmad), surrogate=True),
+        _method("drmad-momentum", "#c49c94", "DrMAD, with momentum", _offline(hd.offline.drmad)),
         _method(
             "nift",
+            "C2",
             "N.IFT({terms}, {last})",
             _online(hd.online.implicit),
             surrogate=True,
             terms=5,
             last=5,
         ),
-        _method("greedy", "Greedy (γ={gamma})", _online(hd.online.greedy), gamma=0.5),
+        _method("greedy", "C8", "Greedy (γ={gamma})", _online(hd.online.greedy), gamma=0.5),
         # HyperDistill without w* and D*: what the size alone is worth.
         _method(
             "one-step-sized",
+            "C9",
             "1-step, size {size}",
             _online(hd.online.hyperdistill),
             surrogate=True,
@@ -116,6 +120,7 @@ METHODS = {
         ),
         _method(
             "hyperdistill",
+            "C3",
             "HyperDistill (γ={gamma})",
             _online(hd.online.hyperdistill),
             varied=("gamma",),
@@ -129,6 +134,7 @@ METHODS = {
         # some then come twice in D* and others not at all (RESULTS.md, sinusoid/points-10).
         _method(
             "hyperdistill-apart",
+            "#8c2d2d",
             "HyperDistill, D* apart (γ={gamma})",
             _online(hd.online.hyperdistill),
             surrogate=True,
@@ -139,6 +145,7 @@ METHODS = {
         ),
         _method(
             "hyperdistill-momentum",
+            "#ff9896",
             "HyperDistill, with momentum (γ={gamma})",
             _online(hd.online.hyperdistill),
             varied=("gamma",),
@@ -149,6 +156,7 @@ METHODS = {
         # Early on λ moves far, hence the schedule.
         _method(
             "robust",
+            "C1",
             "Robust HyperDistill",
             _online(hd.online.robust_hyperdistill),
             gamma=0.6,
@@ -156,18 +164,22 @@ METHODS = {
             trust=0.9,
             fit_schedule="doubling",
         ),
-        _method("drmad-every", "DrMAD, every loss", _offline(hd.offline.drmad), every=1),
+        _method("drmad-every", "#008080", "DrMAD, every loss", _offline(hd.offline.drmad), every=1),
         _method(
             "drmad-bent",
+            "#7b9cc4",
             "DrMAD, every loss, {anchors} anchors",
             _offline(hd.offline.drmad),
             every=1,
             anchors=6,
         ),
-        _method("rmd-end", "RMD (exact, once at T)", _offline(hd.offline.reverse_mode)),
-        _method("rmd-every", "RMD, every loss", _offline(hd.offline.reverse_mode), every=1),
+        _method("rmd-end", "C4", "RMD (exact, once at T)", _offline(hd.offline.reverse_mode)),
+        _method(
+            "rmd-every", "#5254a3", "RMD, every loss", _offline(hd.offline.reverse_mode), every=1
+        ),
         _method(
             "rmd-window",
+            "#9c9ede",
             "RMD, every loss of the last {window} steps",
             _offline(hd.offline.reverse_mode),
             every=1,
@@ -175,10 +187,11 @@ METHODS = {
         ),
         _method(
             "rmd",
+            "k",
             "Online RMD (exact)",
             lambda problem, horizon: hd.online.reverse_mode(problem, window=horizon),
         ),
-        _method("unlearnt", "λ not learnt", _online(hd.online.first_order)),
+        _method("unlearnt", "C6", "λ not learnt", _online(hd.online.first_order)),
     )
 }
 

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from experiments.bench.operations import operations
-from experiments.draw.plots import COLOURS
 from experiments.draw.sets import svg
 from experiments.draw.tables import markdown
 from experiments.image_meta.presets import PresetName
@@ -167,7 +166,7 @@ def picture(frame: pd.DataFrame):
     size = 3.6 * len(settings), 0.6 + 0.32 * frame["name"].nunique()
     figure, axes = plt.subplots(1, len(settings), figsize=size, squeeze=False, layout="constrained")
     for axis, (setting, group) in zip(axes[0], settings):
-        colours = [COLOURS[name] for name in group["name"]]
+        colours = [METHODS[name].colour for name in group["name"]]
         bars = axis.barh(group["method"], 1000 * group["seconds"], color=colours)
         axis.bar_label(bars, fmt="%.3g", padding=2)
         axis.set(title=setting, xlabel="ms an inner optimisation")

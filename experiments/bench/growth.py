@@ -23,7 +23,6 @@ import optax
 import pandas as pd
 
 import hdistill as hd
-from experiments.draw.plots import COLOURS
 from experiments.draw.sets import svg
 from experiments.draw.tables import markdown
 from experiments.methods import METHODS, Method
@@ -220,7 +219,11 @@ def picture(frame: pd.DataFrame):
         ):
             axis = axes[row][column]
             for name, group in frame[frame["what"] == what].groupby("method", sort=False):
-                style = {"color": COLOURS[name], "label": METHODS[str(name)].label, "marker": "."}
+                style = {
+                    "color": METHODS[str(name)].colour,
+                    "label": METHODS[str(name)].label,
+                    "marker": ".",
+                }
                 axis.loglog(group["size"], scale * group[field], **style)
             axis.set(xlabel=what, ylabel=label)
             axis.minorticks_off()

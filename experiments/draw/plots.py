@@ -1,7 +1,7 @@
-"""What the pictures share: a method's colour, bands over runs, a panel for at most six methods."""
+"""What the pictures share: series over steps, bands over runs, panels for at most six methods."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,28 +9,9 @@ import pandas as pd
 
 from experiments.draw.sets import by_title
 from experiments.draw.tables import mean_interval
+from experiments.methods import METHODS
 from hdistill.training import Run
 
-COLOURS = {
-    "fo": "C7",
-    "one-step": "C0",
-    "drmad": "C5",
-    "drmad-momentum": "#c49c94",
-    "drmad-every": "#008080",
-    "drmad-bent": "#7b9cc4",
-    "nift": "C2",
-    "greedy": "C8",
-    "one-step-sized": "C9",
-    "hyperdistill": "C3",
-    "hyperdistill-apart": "#8c2d2d",
-    "hyperdistill-momentum": "#ff9896",
-    "robust": "C1",
-    "rmd-end": "C4",
-    "rmd-every": "#5254a3",
-    "rmd-window": "#9c9ede",
-    "rmd": "k",
-    "unlearnt": "C6",
-}
 STYLES = ("-", "--", ":", "-.")
 MOST, POINTS = 6, 25  # lines in a panel, points of a curve over meta-training
 
@@ -40,7 +21,8 @@ def style(drawn: pd.DataFrame) -> dict[str, dict]:
     styles, counts = {}, dict[str, int]()
     for method, title in drawn[["method", "title"]].drop_duplicates().itertuples(index=False):
         count = counts[method] = counts.get(method, -1) + 1
-        styles[title] = {"color": COLOURS.get(method, "C6"), "ls": STYLES[count % len(STYLES)]}
+        colour = METHODS[method].colour if method in METHODS else "C6"
+        styles[title] = {"color": colour, "ls": STYLES[count % len(STYLES)]}
     return styles
 
 
@@ -89,35 +71,40 @@ def weighting_rows(runs: Sequence[Run], setting: str = "") -> list[dict]:
     return rows
 
 
-def panels(
-    series: pd.DataFrame, names: dict[str, str], xlabel: str, *, ylabels: Iterable[str], **axes
-):
-    """A column of panels for each series, a row for each six methods: mean and range over runs.
+def weighting_picture(series: pd.DataFrame, name: str = "weighting") -> dict:
+    """The picture of `weighting_rows`, if there are any."""
+    drawn = series[series["series"] == "weighting"]
+    columns = [("weighting", "learnt", "its weight")]
+    return {name: panels(drawn, columns, "an example's loss")} if len(drawn) else {}
+
+
+def draw(axis, lines: pd.DataFrame, styles: dict[str, dict], name: Callable = str) -> None:
+    """A line for each title that has a style: its y over x, from low to high shaded."""
+    for title, look in styles.items():
+        line = lines[lines["title"] == title]
+        axis.plot(line["x"], line["y"], label=name(title), **look)
+        axis.fill_between(
+            line["x"], line["low"], line["high"], color=look["color"], alpha=0.1, lw=0
+        )
+
+
+def panels(series: pd.DataFrame, columns: Sequence[tuple[str, str, str]], xlabel: str, **axes):
+    """A column of panels for each series, a row for each six methods.
 
     Args:
-      names: titles of the columns by the series' names.
+      columns: (name of the series, title, label of y).
       axes: for every panel, as `yscale`.
     """
-    titles = list(series["title"].drop_duplicates())
-    chunks = [titles[i : i + MOST] for i in range(0, len(titles), MOST)]
+    looks = list(style(series).items())
+    chunks = [dict(looks[i : i + MOST]) for i in range(0, len(looks), MOST)]
+    shape = len(chunks), len(columns)
+    size = 4.4 * shape[1] + 2.2, 3.3 * shape[0]
     figure, grid = plt.subplots(
-        len(chunks),
-        len(names),
-        figsize=(4.4 * len(names) + 2.2, 3.3 * len(chunks)),
-        layout="constrained",
-        squeeze=False,
-        sharey="col",
+        *shape, figsize=size, layout="constrained", squeeze=False, sharey="col"
     )
-    styles = style(series)
     for row, chunk in zip(grid, chunks):
-        for axis, (name, title), ylabel in zip(row, names.items(), ylabels):
-            for method in chunk:
-                line = series[(series["series"] == name) & (series["title"] == method)]
-                axis.plot(line["x"], line["y"], label=method, **styles[method])
-                colour = styles[method]["color"]
-                axis.fill_between(
-                    line["x"], line["low"], line["high"], color=colour, alpha=0.1, lw=0
-                )
+        for axis, (name, title, ylabel) in zip(row, columns):
+            draw(axis, series[series["series"] == name], chunk)
             axis.set(title=title, xlabel=xlabel, ylabel=ylabel, **axes)
         row[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure

@@ -10,6 +10,7 @@ A study's `report` module gives `series(runs)`, `table(frame)` and `plots(frame,
 `to_frame(runs)` where a run makes several rows.
 """
 
+import functools
 import io
 import json
 import pathlib
@@ -20,12 +21,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from experiments.draw.runs import read_runs
 from experiments.draw.tables import provenance
 from hdistill.training import OwnedFolder, Run
 
+PAPER = pathlib.Path(__file__).parents[1] / "results" / "paper.csv"
 FILES = ("runs.csv", "series.csv", "README.md")
 SERIES = ["setting", "series", "method", "title", "x", "low", "y", "high"]
 FONT = "; font-family: 'DejaVu Sans'"  # of each word, unless the picture's style has it
@@ -153,6 +156,22 @@ def _cell(value):
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return value
+
+
+@functools.cache
+def paper_figures(where: str) -> dict[str, dict[str, str]]:
+    """The figures of a table of the paper, by setting and method."""
+    frame = pd.read_csv(PAPER, dtype=str)
+    rows = frame[frame["where"] == where]
+    return {
+        s: dict(zip(of["method"], of["figure"])) for s, of in rows.groupby("setting", sort=False)
+    }
+
+
+def means(runs: Sequence[Run], field: str) -> list[float]:
+    """Of each run the mean of a figure over its rows: who learns faster."""
+    values = [[row[field] for row in run.rows if row.get(field) is not None] for run in runs]
+    return [float(np.mean(each)) if each else np.nan for each in values]
 
 
 def by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -1,6 +1,7 @@
 """Means and intervals over seeds, and tables in Markdown."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -20,12 +21,19 @@ def mean_interval(values) -> tuple[float, float]:
 
 
 def format_interval(values, digits: int = 3) -> str:
-    """ "mean ± half-width", in scientific notation where the figures call for it."""
-    mean, half = mean_interval(values)
+    """ "mean ± half-width" of the values that are there."""
+    mean, half = mean_interval(pd.Series(values, dtype=float).dropna())
     if np.isnan(mean):
         return "–"
     kind = f".{digits}f" if abs(mean) < 1e4 else ".1e"
     return f"{mean:{kind}}" + ("" if np.isnan(half) else f" ± {half:{kind}}")
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """A dash for nan; in scientific notation where the figure calls for it."""
+    if np.isnan(value):
+        return "–"
+    return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
 
 
 def difference(frame: pd.DataFrame, ours: str, base: str, column: str, scale: float = 1.0):
@@ -67,8 +75,7 @@ def argument(frame: pd.DataFrame, name: str) -> pd.Series:
 
 def format_rate(frame: pd.DataFrame) -> str:
     """λ's learning rate in a group of runs."""
-    rates = argument(frame, "hyper_rate").dropna() if len(frame) else []
-    return ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "–"
+    return ", ".join(f"{rate:g}" for rate in argument(frame, "hyper_rate").dropna().unique()) or "–"
 
 
 def has_several_rates(frame: pd.DataFrame) -> bool:
@@ -82,43 +89,6 @@ def without_rate(title: str) -> str:
     return title.split(", rate")[0]
 
 
-def rate_grid(frame: pd.DataFrame, metric: str, sign: int, scale: float = 1.0) -> str:
-    """Markdown: the mean meta-validation of each method at each rate of λ, a row's best in bold.
-
-    Args:
-      metric: "mse" or "accuracy".
-      sign: +1 where more is better, -1 where less is.
-      scale: of the figures.
-    """
-    rates, rows = argument(frame, "hyper_rate"), []
-    digits = 3 if scale == 1 else 1
-    for name, runs in frame.groupby(frame["title"].map(without_rate), sort=False):
-        row, (best,) = (
-            {"method": str(name)},
-            chosen_titles(runs, f"validation_{metric}", sign).values(),
-        )
-        for rate in sorted(rates.unique()):
-            group = runs[rates[runs.index] == rate]
-            figures = scale * group[f"validation_{metric}"].dropna()
-            lost = len(group) - len(figures)
-            text = format_number(figures.mean(), digits) if len(figures) else ""
-            text += f" ({lost} of {len(group)} diverged)" * bool(lost)
-            row[f"{rate:g}"] = (
-                f"**{text.strip()}**" if best in set(group["title"]) else text.strip()
-            )
-        tested = scale * runs.loc[runs["title"] == best, f"test_{metric}"].dropna()
-        row["test at the best"] = format_interval(tested, digits)
-        row["runs at a rate"] = f"{runs.groupby('title').size().max()}"
-        row["products"] = f"{products(runs):.0f}"
-        rows.append(row)
-    return markdown(rows)
-
-
-def format_number(value: float, digits: int) -> str:
-    """In scientific notation where the figure calls for it."""
-    return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
-
-
 def chosen_titles(frame: pd.DataFrame, figure: str, sign: int = 1) -> dict[str, str]:
     """By method, the title with the best mean meta-validation figure: its γ, or its rate.
 
@@ -130,9 +100,65 @@ def chosen_titles(frame: pd.DataFrame, figure: str, sign: int = 1) -> dict[str, 
     return {name: str(of.idxmax()[1]) for name, of in means.groupby(level=0, sort=False)}
 
 
-def hyperdistill(chosen: dict[str, str]) -> str | None:
+def hyperdistill(chosen: dict[str, str]) -> str:
     """HyperDistill's title among the chosen: the paper's, else that with momentum."""
-    return chosen.get("hyperdistill", chosen.get("hyperdistill-momentum"))
+    return chosen.get("hyperdistill") or chosen["hyperdistill-momentum"]
+
+
+def method_table(
+    frame: pd.DataFrame, columns: dict[str, Callable], chosen: dict[str, str] | None = None
+) -> str:
+    """Markdown: a row for each title; of a method in several versions the chosen one is named so.
+
+    Args:
+      columns: (a title's runs) -> cell, by the column's name.
+      chosen: of `chosen_titles`.
+    """
+    several, rows = frame.groupby("method")["title"].nunique(), []
+    for title, group in frame.groupby("title", sort=False):
+        method = group["method"].iloc[0]
+        mark = several[method] > 1 and (chosen or {}).get(method) == title
+        row = {"method": title + ", chosen" * bool(mark)}
+        rows.append(row | {name: cell(group) for name, cell in columns.items()})
+    return markdown(rows)
+
+
+def rate_grid(frame: pd.DataFrame, metric: str, sign: int, scale: float = 1.0) -> str:
+    """Markdown: the mean meta-validation of each method at each rate of λ, a row's best in bold.
+
+    Args:
+      metric: "mse" or "accuracy".
+      sign: +1 where more is better, -1 where less is.
+      scale: of the figures.
+    """
+    digits, every = 3 if scale == 1 else 1, argument(frame, "hyper_rate")
+    rows = frame.assign(version=frame["title"], title=frame["title"].map(without_rate))
+    versions = frame.assign(method=rows["title"])
+    best = set(chosen_titles(versions, f"validation_{metric}", sign).values())
+
+    def cell(rate):
+        def at(runs):
+            group = runs[every[runs.index] == rate]
+            figures = scale * group[f"validation_{metric}"].dropna()
+            lost = len(group) - len(figures)
+            text = format_number(figures.mean(), digits) if len(figures) else ""
+            text = f"{text} ({lost} of {len(group)} diverged)".strip() if lost else text
+            return f"**{text}**" if best & set(group["version"]) else text
+
+        return at
+
+    def tested(runs):
+        return format_interval(
+            scale * runs.loc[runs["version"].isin(best), f"test_{metric}"], digits
+        )
+
+    columns = {f"{rate:g}": cell(rate) for rate in sorted(every.unique())}
+    columns |= {
+        "test at the best": tested,
+        "runs at a rate": lambda runs: f"{every[runs.index].value_counts().max()}",
+        "products": lambda runs: f"{products(runs):.0f}",
+    }
+    return method_table(rows, columns)
 
 
 def markdown(rows: list[dict]) -> str:
@@ -157,7 +183,7 @@ def provenance(frame: pd.DataFrame) -> str:
     """The lines that say what produced the runs."""
 
     def distinct(values) -> str:
-        return ", ".join(dict.fromkeys(str(value) for value in values))
+        return ", ".join(dict.fromkeys(map(str, values)))
 
     packages = [", ".join(f"{k} {v}" for k, v in json.loads(x).items()) for x in frame["packages"]]
     return (

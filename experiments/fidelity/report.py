@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from experiments.draw.plots import COLOURS, points
-from experiments.draw.tables import count_runs, format_interval, markdown
+from experiments.draw.plots import draw, points
+from experiments.draw.tables import count_runs, format_interval, method_table
 from experiments.methods import METHODS
 
 STAGES = ("random", "trained")
@@ -76,17 +76,37 @@ def _short(values: pd.Series) -> str:
     return json.dumps([float(f"{x:.4g}") for x in values], separators=(",", ":"))
 
 
+def _pooled(runs: pd.DataFrame, column: str) -> float:
+    """The median over all steps, tasks and runs."""
+    return np.median(np.concatenate([json.loads(text) for text in runs[column]]))
+
+
+COLUMNS = {
+    "cosine of g, random start": lambda runs: format_interval(runs["cosine_random"]),
+    "meta-trained": lambda runs: format_interval(runs["cosine_trained"]),
+    "cosine of g^SO, random start": lambda runs: format_interval(
+        runs["second_order_cosine_random"]
+    ),
+    " meta-trained": lambda runs: format_interval(runs["second_order_cosine_trained"]),
+    "norm of g^SO to exact, median, meta-trained": lambda runs: (
+        f"{_pooled(runs, 'second_order_ratios'):.2f}"
+    ),
+    "products": lambda runs: f"{runs['products'].iloc[0]:.0f}",
+    "s": lambda runs: f"{_pooled(runs, 'seconds'):.3f}",
+    "MB": lambda runs: f"{runs['memory'].iloc[0] / 1e6:.1f}",
+}
+
+
 def table(frame: pd.DataFrame) -> str:
     """Markdown, for each problem: mean over t and tasks, ± 95% over runs, and what a method costs.
 
     Where a hypergradient is 0 its cosine is nan and left out; a dash where all are.
     """
     parts = []
-    for problem, group in frame.groupby("problem"):
-        rows = [_row(method, runs) for method, runs in group.groupby("method", sort=False)]
+    for problem, group in frame.assign(title=frame["method"].map(title)).groupby("problem"):
         runs = count_runs(group["seed"].nunique())
         parts.append(
-            f"**{problem}**\n\n{markdown(rows)}\n{runs}. Cosines to exact "
+            f"**{problem}**\n\n{method_table(group, COLUMNS)}\n{runs}. Cosines to exact "
             "RMD, means over t = 1..T and the tasks, ± 95% over the runs. Products, seconds and "
             "memory (beside arguments and results) are of a whole inner optimisation with a "
             "hypergradient after every step, a fit of θ included."
@@ -94,23 +114,6 @@ def table(frame: pd.DataFrame) -> str:
             + "\n"
         )
     return "\n".join(parts)
-
-
-def _row(method: str, runs: pd.DataFrame) -> dict:
-    def pooled(column):
-        return np.median(np.concatenate([json.loads(text) for text in runs[column]]))
-
-    return {
-        "method": title(method),
-        "cosine of g, random start": format_interval(runs["cosine_random"]),
-        "meta-trained": format_interval(runs["cosine_trained"]),
-        "cosine of g^SO, random start": format_interval(runs["second_order_cosine_random"]),
-        " meta-trained": format_interval(runs["second_order_cosine_trained"]),
-        "norm of g^SO to exact, median, meta-trained": f"{pooled('second_order_ratios'):.2f}",
-        "products": f"{runs['products'].iloc[0]:.0f}",
-        "s": f"{pooled('seconds'):.3f}",
-        "MB": f"{runs['memory'].iloc[0] / 1e6:.1f}",
-    }
 
 
 def series(runs) -> list[dict]:
@@ -176,21 +179,43 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
 
 def plot_cosines(lines: pd.DataFrame, stages: dict[str, str]):
     """After Figure 3: cosines of g (a) and g^SO (b), and of Eq. 7's g^SO (c), at either stage."""
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7), sharex=True, layout="constrained")
+    columns = (
+        ("cosine", SHOWN, "(a) g"),
+        ("second_order_cosine", SHOWN, "(b) g$^{SO}$"),
+        ("second_order_cosine", "eq7", "(c) Eq. 7"),
+    )
+    return _grid(lines, stages, columns, "cosine to exact RMD", (13, 7))
+
+
+def plot_gammas(lines: pd.DataFrame, stages: dict[str, str]):
+    """After Figures 6 and 11: HyperDistill's cosines by γ, its size fitted and constant."""
+    fitted = _first(SIZED, lines).split("-")[0]
+    columns = (("cosine", fitted, "θ fitted"), ("cosine", "size1", "π* = 1"))
+    return _grid(lines, stages, columns, "cosine of g to exact RMD", (10, 7))
+
+
+def _grid(lines: pd.DataFrame, stages: dict[str, str], columns, ylabel: str, size):
+    """A row of panels for each stage, a column for each (series, methods or a grid of γ, title)."""
+    figure, axes = plt.subplots(2, len(columns), figsize=size, sharex=True, layout="constrained")
     for row, (stage, name) in zip(axes, stages.items()):
-        for axis, field, kind, panel in zip(
-            row,
-            ("cosine", "second_order_cosine", "second_order_cosine"),
-            (SHOWN, SHOWN, "eq7"),
-            ("(a) g", "(b) g$^{SO}$", "(c) Eq. 7"),
-        ):
-            _draw(axis, lines[lines["series"] == f"{stage} {field}"], kind)
-            axis.set(title=f"{panel}, {name}", ylabel="cosine to exact RMD")
+        for axis, (field, kind, panel) in zip(row, columns):
+            drawn = lines[lines["series"] == f"{stage} {field}"]
+            looks = {method: {"color": c} for method, c in _colours(drawn, kind).items()}
+            draw(axis, drawn.assign(title=drawn["method"]), looks, title)
+            axis.set(title=f"{panel}, {name}", ylabel=ylabel)
+            axis.legend(fontsize=8)
     for axis in axes[1]:
         axis.set(xlabel="inner step t")
-    axes[0, 0].legend(fontsize=8)
-    axes[0, 2].legend(fontsize=8)
     return figure
+
+
+def _colours(lines: pd.DataFrame, kind) -> dict[str, str]:
+    """By method, those that there are lines of: of a list, or of a grid of γ."""
+    present = list(lines["method"].drop_duplicates())
+    if isinstance(kind, str):
+        drawn = [method for method in present if method.startswith(kind)]
+        return dict(zip(drawn, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(drawn)))))
+    return {m: METHODS[READINGS.get(m, m)].colour for m in kind if m in present}
 
 
 def plot_size(lines: pd.DataFrame, stages: dict[str, str]):
@@ -221,38 +246,6 @@ def plot_size(lines: pd.DataFrame, stages: dict[str, str]):
     return figure
 
 
-def plot_gammas(lines: pd.DataFrame, stages: dict[str, str]):
-    """After Figures 6 and 11: HyperDistill's cosines by γ, its size fitted and constant."""
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
-    for row, (stage, name) in zip(axes, stages.items()):
-        cosines = lines[lines["series"] == f"{stage} cosine"]
-        fitted = _first(SIZED, cosines).split("-")[0]
-        for axis, grid, kind in zip(row, (fitted, "size1"), ("θ fitted", "π* = 1")):
-            _draw(axis, cosines, grid)
-            axis.set(title=f"{kind}, {name}", ylabel="cosine of g to exact RMD")
-            axis.legend(fontsize=8)
-    for axis in axes[1]:
-        axis.set(xlabel="inner step t")
-    return figure
-
-
 def _first(methods, lines: pd.DataFrame) -> str:
     """The first of the methods that there are lines of."""
     return next(method for method in methods if (lines["method"] == method).any())
-
-
-def _draw(axis, lines: pd.DataFrame, kind) -> None:
-    """Mean over runs and tasks, the runs' range shaded; of methods, or of a grid of γ."""
-    present = list(lines["method"].drop_duplicates())
-    if isinstance(kind, str):
-        drawn = [method for method in present if method.startswith(kind)]
-        colours = dict(zip(drawn, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(drawn)))))
-    else:
-        drawn = [method for method in kind if method in present]
-        colours = {m: COLOURS[READINGS.get(m, m)] for m in drawn}
-    for method in drawn:
-        line = lines[lines["method"] == method]
-        axis.plot(line["x"], line["y"], color=colours[method], label=title(method))
-        axis.fill_between(
-            line["x"], line["low"], line["high"], color=colours[method], alpha=0.1, lw=0
-        )

@@ -1,19 +1,20 @@
 """The image study's tables and pictures."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 from experiments.draw import sets
-from experiments.draw.plots import mark, panels, style, training_rows, weighting_rows
+from experiments.draw.plots import panels, training_rows, weighting_picture, weighting_rows
 from experiments.draw.tables import (
     argument,
     chosen_titles,
     format_interval,
+    format_number,
     format_rate,
     has_several_rates,
     hyperdistill,
     markdown,
+    method_table,
     percent,
     products,
     rate_grid,
@@ -24,14 +25,25 @@ READINGS = {
     "hyperdistill": "HyperDistill",
     "hyperdistill-momentum": "HyperDistill, with momentum",
 }  # whose γ is chosen
+LEARNING = (
+    ("outer_loss", "meta-training", "outer loss at T"),
+    ("validation_accuracy", "meta-validation", "accuracy"),
+)
+WORDS = (
+    "Means are over the runs that stayed finite; *minus 1-step* is over pairs of runs of one "
+    "seed, which share their start and their tasks. Products are Jacobian products of Φ for "
+    "each inner optimisation of a task; *s each* is the median time of one inner optimisation "
+    "of the meta-batch, *s a run* the sum of them, compilation included, validation not. "
+    "*chosen*: the γ, the anchors or the rate with the best meta-validation.\n"
+)
 
 
 def gain(group: pd.DataFrame, base: pd.DataFrame) -> str:
     """Mean ± 95% of the difference in test accuracy, seed by seed (same start, same tasks)."""
-    return format_interval((percent(group) - percent(base)).dropna(), 2)
+    return format_interval(percent(group) - percent(base), 2)
 
 
-def tuned(frame: pd.DataFrame) -> str | None:
+def tuned(frame: pd.DataFrame) -> str:
     """The title of HyperDistill with the γ that meta-validation chose."""
     return hyperdistill(chosen_titles(frame, "validation_accuracy"))
 
@@ -60,93 +72,67 @@ def table(frame: pd.DataFrame) -> str:
             parts.append(f"{head}; meta-validation, %, by λ's rate\n\n{grid}")
         else:
             parts.append(f"{head}\n\n{setting_table(rows)}")
-    parts.append(
-        "Means are over the runs that stayed finite; *minus 1-step* is over pairs of runs of one "
-        "seed, which share their start and their tasks. Products are Jacobian products of Φ for "
-        "each inner optimisation of a task; *s each* is the median time of one inner optimisation "
-        "of the meta-batch, *s a run* the sum of them, compilation included, validation not. "
-        "*chosen*: the γ, the anchors or the rate with the best meta-validation.\n"
-    )
-    return "\n".join(parts)
+    return "\n".join([*parts, WORDS])
 
 
 def setting_table(frame: pd.DataFrame) -> str:
     """One row for each method, HyperDistill's at each γ."""
-    chosen, rows = chosen_titles(frame, "validation_accuracy"), []
+    chosen = chosen_titles(frame, "validation_accuracy")
     base = frame[frame["title"] == chosen.get("one-step")]
-    several = frame.groupby("method")["title"].nunique()
-    for title, group in frame.groupby("title", sort=False):
-        each, name = group["seconds_each"].dropna(), group["method"].iloc[0]
-        best = chosen[name] == title and several[name] > 1
-        rows.append(
-            {
-                "method": title + (", chosen" if best else ""),
-                "runs": str(len(group)),
-                "test accuracy, %, mean ± 95%": format_interval(percent(group), 2),
-                "meta-validation, %": format_interval(percent(group, "validation_accuracy"), 2),
-                "minus 1-step": "" if group.index[0] in base.index else gain(group, base),
-                "not finite": str(len(group) - len(percent(group))),
-                "λ's rate": format_rate(group),
-                "products": f"{products(group):.1f}",
-                "s each": f"{each.median():.2f}" if len(each) else "–",
-                "s a run": f"{group['seconds'].mean():.0f}",
-            }
-        )
-    return markdown(rows)
+    columns = {
+        "runs": lambda group: str(len(group)),
+        "test accuracy, %, mean ± 95%": lambda group: format_interval(percent(group), 2),
+        "meta-validation, %": lambda group: format_interval(
+            percent(group, "validation_accuracy"), 2
+        ),
+        "minus 1-step": lambda group: "" if group.index[0] in base.index else gain(group, base),
+        "not finite": lambda group: str(len(group) - len(percent(group))),
+        "λ's rate": format_rate,
+        "products": lambda group: f"{products(group):.1f}",
+        "s each": lambda group: format_number(group["seconds_each"].median(), 2),
+        "s a run": lambda group: f"{group['seconds'].mean():.0f}",
+    }
+    return method_table(frame, columns, chosen)
 
 
 def overview(frame: pd.DataFrame) -> str:
     """Test accuracy by method, a column a setting."""
     cells: dict[str, dict[str, str]] = {}
+    columns = {name: name.rsplit("-", 1)[0] for name, _ in settings(frame)}
     for name, rows in settings(frame):
         for method, title in chosen_titles(rows, "validation_accuracy").items():
             group = rows[rows["title"] == title]
-            label = READINGS.get(method, title)
             value = f"{format_interval(percent(group), 2)} ({len(group)})"
-            cells.setdefault(label, {})[name.rsplit("-", 1)[0]] = value
-    columns = [name.rsplit("-", 1)[0] for name, _ in settings(frame)]
-    return markdown(
-        [{"method": m} | {c: row.get(c, "") for c in columns} for m, row in cells.items()]
-    )
+            cells.setdefault(READINGS.get(method, title), {})[columns[name]] = value
+    nothing = dict.fromkeys(columns.values(), "")
+    return markdown([{"method": method} | nothing | row for method, row in cells.items()])
 
 
 def to_frame(runs) -> pd.DataFrame:
     """A row a run; `validation_mean` is the mean of its meta-validations: who learns faster."""
-    means = []
-    for run in runs:
-        values = [row["validation_accuracy"] for row in run.rows if "validation_accuracy" in row]
-        means.append(np.mean(values) if values else np.nan)
-    return sets.to_frame(runs).assign(validation_mean=means)
+    return sets.to_frame(runs).assign(validation_mean=sets.means(runs, "validation_accuracy"))
 
 
 def series(runs) -> list[dict]:
     """Loss and validation accuracy over meta-training; MetaWeightNet's weighting."""
-    rows = []
-    names = dict.fromkeys("-".join(run.config[k] for k in SETTING) for run in runs)
-    for name in names:
-        of_setting = [run for run in runs if "-".join(run.config[k] for k in SETTING) == name]
-        for field in ("outer_loss", "validation_accuracy"):
+    rows, of = [], {run.path: "-".join(run.config[k] for k in SETTING) for run in runs}
+    for name in dict.fromkeys(of.values()):
+        of_setting = [run for run in runs if of[run.path] == name]
+        for field, *_ in LEARNING:
             rows += training_rows(of_setting, field, name)
         rows += weighting_rows(of_setting, name)
     return rows
 
 
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
-    """Pictures of each setting, after Figures 2 and 5, 4 (e), 6 and 7."""
+    """Pictures of each setting, after Figures 2 and 5, 6 and 7."""
     figures = {}
-    learning = {"outer_loss": "meta-training", "validation_accuracy": "meta-validation"}
     for name, rows in settings(frame):
         lines = series[series["setting"] == name]
-        kinds = {
-            "learning": (learning, "inner optimisations", ("outer loss at T", "accuracy")),
-            "weighting": ({"weighting": "learnt"}, "an example's loss", ("its weight",)),
-        }
-        for kind, (names, xlabel, ylabels) in kinds.items():
-            drawn = lines[lines["series"].isin(names)]
-            if len(drawn):
-                figures[f"{name}-{kind}"] = panels(drawn, names, xlabel, ylabels=ylabels)
-        if not has_several_rates(rows):
-            figures[f"{name}-products"] = plot_products(rows)
+        drawn = lines[lines["series"].isin([field for field, *_ in LEARNING])]
+        if len(drawn):
+            figures[f"{name}-learning"] = panels(drawn, LEARNING, "inner optimisations")
+        figures |= weighting_picture(lines, f"{name}-weighting")
         for method, label in READINGS.items():
             ours = rows[rows["method"] == method]
             if argument(ours, "gamma").nunique() > 1:
@@ -166,20 +152,4 @@ def plot_gammas(frame: pd.DataFrame, label: str):
     axis.set(xscale="log", xlabel="1 - γ", ylabel="accuracy, %", title=f"{label}, by γ")
     axis.invert_xaxis()
     axis.legend()
-    return figure
-
-
-def plot_products(frame: pd.DataFrame):
-    """After Figure 4 (e): test accuracy, ± 95%, against products for each inner optimisation."""
-    figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
-    styles = style(frame)
-    for title, group in frame.groupby("title", sort=False):
-        mark(axis, products(group), percent(group), title, styles[title])
-    axis.set_xscale("symlog", linthresh=10)
-    axis.set(
-        xlabel="Jacobian products for each inner optimisation",
-        ylabel="meta-test accuracy, %",
-        title="what a product buys",
-    )
-    figure.legend(loc="outside right center", fontsize=8)
     return figure

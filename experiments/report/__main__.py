@@ -18,7 +18,7 @@ from experiments.draw.sets import draw_set, load_set, svg
 from experiments.draw.tables import ranges
 from experiments.fidelity import report as fidelity
 from experiments.image_meta import report as image_meta
-from experiments.report.claims import all_claims, claims_table, summary
+from experiments.report.claims import claims_table, judge, summary
 from experiments.report.frontier import frontier
 from experiments.report.which import which_method
 from experiments.sinusoid import report as sinusoid
@@ -85,12 +85,15 @@ def main() -> None:
     sinusoids, images = sets["sinusoid/tuned"][0], sets["image_meta/tuned"][0]
     which = which_method((RESULTS / "which.md").read_text(), sinusoids, images)
     costs = pd.read_csv(RESULTS / "bench" / "cost" / "cost.csv")
-    claims = all_claims(sets, costs)
+    sets["bench/cost"] = costs, costs
+    rows = pd.read_csv(RESULTS / "claims.csv", dtype=str, keep_default_na=False)
+    claims = [judge(claim, *sets[claim["set"]]) for claim in rows.to_dict("records")]
+    says = pd.read_csv(RESULTS / "says.csv", index_col="where")["says"]
     table = claims_table(claims).replace("(experiments/results/", "(")
     (RESULTS / "claims.md").write_text(f"{CLAIMS}\n{table}\n")
     parts = [INTRO, which]
     parts += frontiers(costs, sinusoid=(sinusoids, "test_mse"), warpgrad=(images, "test_accuracy"))
-    parts += ["# The paper's tables and figures\n", summary(claims), ""]
+    parts += ["# The paper's tables and figures\n", summary(claims, says.to_dict()), ""]
     for study, (title, report) in STUDIES.items():
         of_study = [folder for folder in names if folder.parent.name == study]
         parts += [f"# {title}\n", *study_sets(of_study, report), ""]
