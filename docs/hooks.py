@@ -1,4 +1,4 @@
-"""What the site has from outside docs/: the notebooks, RESULTS.md, and a page for each set."""
+"""Adds to the site pages from outside docs/: the notebooks, RESULTS.md, and a page for each set."""
 
 import pathlib
 import re

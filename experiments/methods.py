@@ -54,7 +54,7 @@ class Method(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where its runs go: another place for each value of what is varied."""
+        """The folder of its runs: another place for each value of what is varied."""
         return "-".join([self.name, *(f"{k}{self.arguments[k]}" for k in self.varied)])
 
     @property
@@ -107,7 +107,7 @@ METHODS = {
             last=5,
         ),
         _method("greedy", "C8", "Greedy (γ={gamma})", _online(hd.online.greedy), gamma=0.5),
-        # HyperDistill without w* and D*: what the size alone is worth.
+        # HyperDistill without w* and D*: what only the size is worth.
         _method(
             "one-step-sized",
             "C9",

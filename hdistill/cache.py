@@ -51,7 +51,7 @@ def compiled(make: Callable, *static, reads=()) -> Callable:
 
 
 def is_tracing() -> bool:
-    """Whether this is called inside a compilation, where even constants are traced."""
+    """Tells whether this is called inside a compilation, where even constants are traced."""
     return isinstance(jax.lax.iota(jnp.int32, 1), jax.core.Tracer)
 
 
@@ -126,7 +126,7 @@ def _parts(value, names: frozenset[str]) -> list[tuple]:
 
 
 def _of_function(function) -> list[tuple]:
-    """What a function closes over, its defaults, and the globals that it names."""
+    """Lists the values a function closes over, its defaults, and the globals that it names."""
     names = _names(function)
     cells = zip(function.__code__.co_freevars, function.__closure__ or ())
     parts = [_content(cell) for name, cell in cells if name in names]
@@ -177,7 +177,7 @@ def _content(cell):
 
 
 def _token(value):
-    """What tells a value from another: numbers and texts by `==`, arrays by identity."""
+    """A key that tells a value from another: numbers and texts by `==`, arrays by identity."""
     if isinstance(value, np.ndarray | jax.Array):
         return _Same(value)
     return type(value), repr(value) if isinstance(value, float | complex) else _hashable(value)
@@ -201,7 +201,7 @@ def _forget_if_written(array: np.ndarray) -> None:
 
 
 class _Same:
-    """Stands for an object without a hash: equal to itself alone."""
+    """Stands for an object without a hash: equal only to itself."""
 
     def __init__(self, value):
         self.value = value

@@ -1,4 +1,4 @@
-"""How close each method's online hypergradient is to the exact one, and what it costs."""
+"""The closeness of each online method's hypergradient to the exact one, and its cost."""
 
 import math
 import time
@@ -26,9 +26,9 @@ class Fidelity(NamedTuple):
     Attributes:
       cosine: cos(g_t, exact g_t) of g = g^FO + g^SO, floating [T]; nan where one of them is 0.
       ratio: ‖g_t‖ / ‖exact g_t‖, floating [T]; inf or nan where the exact one is 0.
-      second_order_cosine: the same of g^SO alone.
+      second_order_cosine: the same of g^SO only.
       second_order_ratio: likewise.
-      theta: θ in force, a float; nan where nothing is fitted.
+      theta: θ in use, a float; nan where nothing is fitted.
       fit: what became of its fit before the first step, an `hd.FitStatus`.
       products: Jacobian products of Φ over the T steps, a fit of θ included.
       seconds: for the T steps and the fit, compiled; the fastest of three runs, or of those made
@@ -59,7 +59,7 @@ def compare(
     with g_t the method's hypergradient and e_t that of reverse mode through all t steps
     (Section 5.1 of Lee et al. 2022, Figure 3). A method with a size to be fitted has θ fitted once,
     before the first step, from the same w_0 and λ (Algorithm 4); a θ that is not finite or not
-    positive is refused, and 1 stays in force.
+    positive is refused, and 1 stays in use.
 
     The exact pass costs T² products and keeps T weights and batches. It differentiates Φ, whatever
     the problem's surrogate.
@@ -133,7 +133,7 @@ def _measure(estimator, arguments, key):
 
 
 def _run(inner: InnerRun, losses: OuterLosses, key, estimator):
-    """(g_t stacked [T, ...], θ in force, its `FitStatus`, products) of a whole run.
+    """(g_t stacked [T, ...], θ in use, its `FitStatus`, products) of a whole run.
 
     Args:
       estimator: an online estimator, None for exact reverse mode.

@@ -58,7 +58,7 @@ def open_own(path: pathlib.Path, flags: int) -> int:
 
 
 def read_json(path: pathlib.Path) -> dict | None:
-    """What a JSON file holds, an object, or None if the file does not exist.
+    """Reads the object in a JSON file; None if the file does not exist.
 
     Raises:
       ValueError: it is damaged.
@@ -84,7 +84,7 @@ def _damaged(path: pathlib.Path, expected: str) -> str:
 
 
 def differences(before: dict, now: dict, keys) -> str:
-    """What differs between two configurations under some keys, for a message; "" if nothing."""
+    """The differences of two configurations under some keys, for a message; "" if none."""
     texts = ((k, *(repr(c[k]) if k in c else "nothing" for c in (before, now))) for k in keys)
     return "; ".join(f"{k}={then} there, {here} now" for k, then, here in texts if then != here)
 
@@ -95,7 +95,7 @@ def as_json(content) -> str:
 
 
 def plain(name: str, value):
-    """What JSON can hold of a figure: arrays as numbers and lists, null for what is not finite.
+    """A figure as JSON can hold it: arrays as numbers and lists, null for what is not finite.
 
     Raises:
       ValueError: JSON cannot hold it; the message names it.
@@ -206,7 +206,7 @@ class OwnedFolder:
         self._record()
 
     def read(self, name: str) -> str | None:
-        """What was written to a file; None where it was not, or not to its end.
+        """Reads a file that was written; None where it was not, or not to its end.
 
         Raises:
           ValueError: it is not what was written.
@@ -224,7 +224,7 @@ class OwnedFolder:
         return path.read_bytes().decode()
 
     def is_damaged(self, name: str) -> bool:
-        """Whether a file that was written here is there, and is not what was written."""
+        """Tells whether a file that was written here is there, and is not what was written."""
         path, expected = self.path / name, self._checksums.get(name)
         return expected is not None and path.exists() and checksum(path) != expected
 
@@ -246,7 +246,7 @@ class OwnedFolder:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether it is the name of a file in the folder, and not a path that leads out of it."""
+    """Tells whether it is the name of a file in the folder, and not a path that leads out of it."""
     return name not in ("", ".", "..") and pathlib.Path(name).name == name
 
 

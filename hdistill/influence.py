@@ -1,4 +1,4 @@
-"""Which examples made this prediction: hypergradients of many outer batches, and their worth."""
+"""The examples behind a prediction: hypergradients of many outer batches, and their worth."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -169,7 +169,7 @@ def _leave_out(problem, function, horizon, absent, together):
 
 
 def _together(together: int | None, weights, most: int) -> int:
-    """How many go side by side; if not given, as many as have their weights in that memory."""
+    """The number side by side; if not given, as many as have their weights in that memory."""
     if together is None:
         room = CACHE if jax.default_backend() == "cpu" else MEMORY
         together = max(1, int(room // nbytes(weights)))
@@ -194,7 +194,7 @@ class LDS(NamedTuple):
 
 
 def lds(scores, left_out, losses, base=None) -> LDS:
-    """How well scores predict retrainings: the linear datamodelling score (Park et al. 2023).
+    """Scores predictions of retrainings: the linear datamodelling score (Park et al. 2023).
 
         predicted[r, q] = -Σ_(i left out in r) scores[q, i]
         LDS = mean over q of Spearman's correlation, over r, of predicted[r, q] and losses[r, q]

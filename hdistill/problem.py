@@ -106,10 +106,10 @@ def from_losses(
     Args:
       inner_loss: L_train, `(params, hparams, batch) -> scalar`, twice differentiable.
       outer_loss: L_val, `(params, hparams, batch) -> scalar`.
-      optimizer: any optax transformation whose update needs gradients, state and parameters alone
+      optimizer: any optax transformation whose update needs gradients, state and parameters only
         (not `optax.lbfgs` or `optax.polyak_sgd`, which also want values). Of `optax.MultiSteps`
         take its `.gradient_transformation()` (after a step that only accumulates, a method that
-        sees the last step alone sees nothing). `optax.lookahead` keeps two sets of parameters:
+        sees the last step only sees nothing). `optax.lookahead` keeps two sets of parameters:
         write its Φ as an `hd.Problem`.
       surrogate: an optax transformation without state, such as `optax.sgd(lr)`. One step of it on
         the inner loss is the problem's surrogate; the optimizer's state passes through it
@@ -188,7 +188,7 @@ def _scalar(inner_loss):
         loss = inner_loss(params, hparams, batch)
         if not jax.tree_util.all_leaves([loss]):
             raise ValueError(
-                f"inner_loss returned {jax.tree.structure(loss)}: expected a real scalar alone"
+                f"inner_loss returned {jax.tree.structure(loss)}: expected only a real scalar"
             )
         if jnp.shape(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
             kind = f"{jnp.result_type(loss)}{list(jnp.shape(loss))}"
@@ -317,7 +317,7 @@ def meta_problem(problem: Problem) -> Problem:
       problem: Φ and L_val of one task.
 
     Returns:
-      A `Problem`: every leaf of weights and batches has a leading axis of the tasks. Made anew at
+      A `Problem`: every leaf of weights and batches has a leading axis of the tasks. Made again at
       each call: keep it, so that nothing compiles twice.
     """
     over_tasks = (0, None, 0)

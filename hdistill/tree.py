@@ -1,4 +1,4 @@
-"""What optax.tree lacks: weights whose integer leaves (step counters, keys) take no derivative."""
+"""Trees whose integer leaves (step counters, keys) take no derivative."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def dtype_of(leaf):
 
 
 def is_real(leaf) -> bool:
-    """Whether a leaf is floating point, that is, whether it takes a derivative."""
+    """Tells whether a leaf is floating point, that is, whether it takes a derivative."""
     return jnp.issubdtype(dtype_of(leaf), jnp.floating)
 
 
@@ -115,7 +115,7 @@ def part(tree, which):
 
 
 def is_finite(tree):
-    """Whether every entry of every floating-point leaf is finite, bool []."""
+    """Tells whether every entry of every floating-point leaf is finite, bool []."""
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in split(tree)[0]] or [jnp.array(True)]))
 
 

@@ -43,7 +43,7 @@ FAST = {
 
 
 def pytest_collection_modifyitems(items):
-    """What is not fast is slow. The longest two come first, or at the end a core waits for them."""
+    """Marks the slow. The longest two come first, or at the end a core waits for them."""
     for item in items:
         name = item.path.relative_to(pathlib.Path(__file__).parent).as_posix()
         if name not in FAST:

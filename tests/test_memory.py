@@ -117,7 +117,7 @@ def test_every_loss_in_one_pass():
         return functools.partial(hd.offline.drmad, anchors=anchors)
 
     once = {anchors: copies(drmad(anchors), 50, None) for anchors in (1, 10)}
-    # k weights (of SGD's way back the parameters alone), and a cotangent for each loss but the
+    # k weights (of SGD's way back only the parameters), and a cotangent for each loss but the
     # last, whatever T is.
     assert 8 < once[10] - once[1] < 10.5
     assert abs(copies(drmad(1), 800, 160) - once[1] - 4) < 1

@@ -102,7 +102,7 @@ def test_online_tasks_side_by_side_have_the_mean_of_their_hypergradients(name, s
 
 
 def takes_together(problem, estimator):
-    """Whether a learner takes the tasks of a meta-batch together."""
+    """Tells whether a learner takes the tasks of a meta-batch together."""
     arguments = {"problem": problem, "estimator": estimator, "hyper_optimizer": optax.sgd(0.1)}
     arguments |= {"horizon": 3, "every": None, "fit_period": None, "nonfinite": "keep"}
     arguments |= {"sample_inner": lambda key, task: task[0]}

@@ -1,4 +1,4 @@
-"""What Φ hands on is kept once, may be anything, and has an exact derivative in w_0."""
+"""Leaves that Φ hands on are kept once, may be anything; the derivative in w_0 is exact."""
 
 import functools
 
@@ -186,7 +186,7 @@ def test_a_mean_of_half_precision_does_not_stall(gamma):
 
 
 def test_a_sum_over_hparams_of_half_precision_does_not_stall():
-    """2,000 steps that add 2^-12 each: bfloat16 alone would stop at a twelfth of the sum."""
+    """2,000 steps that add 2^-12 each: bfloat16 by itself would stop at a twelfth of the sum."""
     problem = hd.Problem(
         lambda w, h, d: w + 2.0**-12 * h.astype(jnp.float32), lambda w, h, d: jnp.sum(w)
     )

@@ -1,4 +1,4 @@
-"""What is not finite: told at the call, kept out of λ and φ, and out of what is remembered."""
+"""Hypergradients that are not finite: told at the call, kept out of λ, φ and memories."""
 
 import copy
 import pickle

@@ -463,7 +463,7 @@ for name, i in (("inner_loss", 0), ("outer_loss", 1)):
         )
 bad_values("optimizer", lambda v: hd.from_losses(simple, simple, v), [MULTI, *NO_OPTIMIZER[1:]])
 row("inner MultiSteps", lambda: from_losses(optimizer=MULTI, state=()), "gradient_transformation()")
-row("inner aux", lambda: from_losses(lambda p, h, b: (p.sum(), p)), "inner_loss", "scalar alone")
+row("inner aux", lambda: from_losses(lambda p, h, b: (p.sum(), p)), "inner_loss", "only a real")
 row("inner arguments", lambda: from_losses(lambda p: 0), "inner_loss=", "(params, hparams, batch)")
 INTS = {"w": jnp.ones(2), "n": jnp.arange(2)}
 row("int params", lambda: from_losses(params=INTS), "weights.params['n'] has dtype int64", "float")

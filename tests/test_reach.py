@@ -1,4 +1,4 @@
-"""Which hyperparameters a derivative reaches, through every kind of program that Φ may hold."""
+"""Hyperparameters that a derivative reaches, through every kind of program that Φ may hold."""
 
 import functools
 import warnings

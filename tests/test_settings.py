@@ -48,9 +48,14 @@ def run_learner(case, tasks, method, **options):
         case.problem, method, hyper_optimizer=optax.sgd(0.1, momentum=0.9), horizon=2, **options
     )
     state = built.init(jax.random.key(0), case.hparams, case.weights)
-    for _ in range(2):
+    for _ in range(steps()):
         state, info = built.step(state, tasks)
     return info
+
+
+def steps() -> int:
+    """Of a learner: the second's state is the first's result; without jit one takes seconds."""
+    return 1 if jax.config.jax_disable_jit else 2
 
 
 @pytest.mark.parametrize("name", ONLINE)
@@ -72,7 +77,7 @@ def test_stream(name, strictly):
     estimator, task = ONLINE[name](case.problem), (case.batches[0], case.outer_batch)
     stream = hd.stream(case.problem, estimator, hyper_optimizer=optax.sgd(0.1), steps=2)
     state = stream.init(jax.random.key(0), case.hparams, case.weights, task)
-    for _ in range(2):
+    for _ in range(steps()):
         state, info = stream.step(state, task)
     assert info.moved.all()
 

@@ -1,1 +1,1 @@
-"""What the library costs, measured."""
+"""Benchmarks: the measured costs of the library."""

@@ -1,4 +1,4 @@
-"""What each method costs: seconds, products and memory of an inner optimisation (Table 3).
+"""The cost of each method: seconds, products and memory of an inner optimisation (Table 3).
 
     python -m experiments.bench.cost --setting sinusoid warpgrad --preset cpu
     python -m experiments.bench.cost --setting warpgrad --preset paper --out runs/cost    on a GPU
@@ -108,7 +108,7 @@ def compile_method(setting: Setting, method: Method) -> Program:
 
 
 def fits(method: Method, inner_optimisations: int) -> list[bool]:
-    """Whether θ is fitted before each inner optimisation of a run."""
+    """Tells whether θ is fitted before each inner optimisation of a run."""
     period = method.learner_arguments.get("fit_period")
     due = period if callable(period) else lambda m: period is not None and (m - 1) % period == 0
     return [bool(due(m)) for m in range(1, inner_optimisations + 1)]

@@ -1,4 +1,4 @@
-"""How time and memory grow: with the horizon, with λ, with tasks, over devices.
+"""The growth of time and memory: with the horizon, with λ, with tasks, over devices.
 
     python -m experiments.bench.growth --out runs/growth
 
@@ -143,7 +143,7 @@ def measure(what: str, names, repeats: int) -> list[dict]:
 
 
 def over_devices(learner: hd.Learner, count: int):
-    """What `hd.pmap_step` runs, to be lowered here."""
+    """Builds the function of `hd.pmap_step`, to be lowered here."""
     return jax.pmap(
         lambda state, tasks: learner.pure_step(state, tasks, "tasks"),
         axis_name="tasks",
@@ -207,7 +207,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def picture(frame: pd.DataFrame):
-    """Milliseconds and memory over what grows, but for devices; FO is in the table alone."""
+    """Milliseconds and memory over what grows, but for devices; FO is only in the table."""
     frame = frame[frame["method"] != "fo"]
     kinds = [what for what in frame["what"].unique() if what != "devices"]
     columns = max(len(kinds), 1)

@@ -1,4 +1,4 @@
-"""How fast image models run: the share of a large matrix product's rate that an inner step reaches.
+"""The speed of the image models: an inner step's share of a large matrix product's rate.
 
     python -m experiments.bench.images [--model warpgrad] [--shape cpu paper] [--tasks 1 2 4 8]
     python -m experiments.bench.images --devices 2 --tasks 2 4 8 --form library nine-slices lax.conv
@@ -178,7 +178,7 @@ def measure(config: Config) -> list[dict]:
     counts.append(2.0 * large**3)
     with ThreadPoolExecutor(config.jobs) as pool:
         programs = list(pool.map(lambda pair: pair[0].compile(), lowered))
-    # Or each call would place them anew: a tenth of its time with a task on each core.
+    # Or each call would place them again: a tenth of its time with a task on each core.
     placed = [
         jax.device_put(arguments, program.input_shardings[0])
         for program, (_, arguments) in zip(programs, lowered)

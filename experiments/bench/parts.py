@@ -1,4 +1,4 @@
-"""Where the time of a compiled program goes, by part of the model: jax.profiler's times, summed."""
+"""The time of a compiled program by part of the model: jax.profiler's times, summed."""
 
 import collections
 import pathlib

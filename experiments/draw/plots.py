@@ -1,4 +1,4 @@
-"""What the pictures share: series over steps, bands over runs, panels for at most six methods."""
+"""Parts of the pictures: series over steps, bands over runs, panels for at most six methods."""
 
 import json
 from collections.abc import Callable, Sequence

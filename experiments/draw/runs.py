@@ -55,7 +55,7 @@ def _order(run: Run) -> tuple:
 
 
 def numerics() -> dict:
-    """What of JAX's settings decides a result, for config.json."""
+    """Lists JAX's settings that decide a result, for config.json."""
     names = "jax_enable_x64", "jax_default_matmul_precision"
     return {name: getattr(jax.config, name) for name in names}
 

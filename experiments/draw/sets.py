@@ -1,4 +1,4 @@
-"""A set of runs as it is kept: runs.csv and series.csv, and what is drawn from these two alone.
+"""A set of runs as it is kept: runs.csv and series.csv, and what is drawn from these two only.
 
     runs.csv    what all runs share, as JSON after a #; then a row a run: its configuration, its
                 figures, what produced them; `pandas.read_csv(file, skiprows=1)` has the rows
@@ -131,7 +131,7 @@ def _plain(value):
 
 
 def runs_frame(file: pathlib.Path) -> pd.DataFrame:
-    """What `runs_text` wrote."""
+    """Reads the text of `runs_text`."""
     with file.open() as lines:
         first = json.loads(lines.readline().removeprefix("# "))
     constant = {name: float("nan") if value is None else value for name, value in first.items()}

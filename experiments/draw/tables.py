@@ -45,7 +45,7 @@ def difference(frame: pd.DataFrame, ours: str, base: str, column: str, scale: fl
 
 
 def verdict(differences, scaled_down: bool = True) -> str:
-    """Whether differences are above 0, the claim's side, and how sure that is.
+    """Tells whether differences are above 0, the claim's side, and how sure that is.
 
     Args:
       differences: of each run, ours less the other's.
@@ -79,7 +79,7 @@ def format_rate(frame: pd.DataFrame) -> str:
 
 
 def has_several_rates(frame: pd.DataFrame) -> bool:
-    """Whether a method ran at more than one rate of λ."""
+    """Tells whether a method ran at more than one rate of λ."""
     rates = argument(frame, "hyper_rate")
     return bool(rates.groupby(frame["method"]).nunique().max() > 1)
 

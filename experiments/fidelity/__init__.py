@@ -1,1 +1,1 @@
-"""How close hypergradients are to the exact one: Section 5.1 of Lee et al. 2022."""
+"""The closeness of hypergradients to the exact one: Section 5.1 of Lee et al. 2022."""

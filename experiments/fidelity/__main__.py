@@ -1,4 +1,4 @@
-"""How close each method's hypergradient is to the exact one: Section 5.1 of Lee et al. 2022.
+"""The closeness of each method's hypergradient to the exact one: Section 5.1 of Lee et al. 2022.
 
     python -m experiments.fidelity --preset smoke                  generated images, no data
     python -m experiments.fidelity --data-dir data                 WarpGrad on CIFAR-100, preset cpu

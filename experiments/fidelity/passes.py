@@ -20,7 +20,7 @@ class Pass(NamedTuple):
     Attributes:
       cosine: to exact reverse mode with the same outer losses.
       ratio: of the norm of g to the exact one's.
-      second_order_cosine, second_order_ratio: the same of g^SO alone.
+      second_order_cosine, second_order_ratio: the same of g^SO only.
       products: Jacobian products of Φ.
       seconds: compiled, median of three.
       memory: bytes the compiled program needs beside its arguments and results.
@@ -39,7 +39,7 @@ def compare_passes(setting: Setting, hparams, weights, batches, outer_batch) -> 
     """Each offline method of the registry, by name, at fixed λ.
 
     A method with every loss estimates the sum of the hypergradients of L_val at w_n, w_2n, ..., on
-    one outer batch, and is held against the exact sum; the others against L_val at w_T alone.
+    one outer batch, and is held against the exact sum; the others against L_val at w_T only.
     """
     case = hparams, weights, batches, outer_batch
     methods = [adapted(name, setting) for name in METHODS]

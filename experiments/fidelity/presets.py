@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """How much is compared, on the problem's own study under its preset of the same name.
+    """The size of a comparison, on the problem's own study under its preset of the same name.
 
     Attributes:
       tasks: at each stage.
@@ -34,7 +34,7 @@ HyperDistill) over both stages (RESULTS.md, fidelity/cpu).
 PAPER = Preset(tasks=4, seeds=(0, 1, 2))
 """The same on the paper's own protocols: `python -m experiments.fidelity --preset paper`.
 
-Wants a GPU. We have not run it. The paper has curves alone, no table.
+Wants a GPU. We have not run it. The paper has only curves, no table.
 """
 
 PRESETS = {"smoke": SMOKE, "cpu": CPU, "paper": PAPER}

@@ -117,7 +117,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def series(runs) -> list[dict]:
-    """What the pictures draw; the setting is the problem."""
+    """Lists the points of the pictures; the setting is the problem."""
     rows = []
     for problem in dict.fromkeys(run.config["problem"] for run in runs):
         of_problem = [run for run in runs if run.config["problem"] == problem]
@@ -151,7 +151,7 @@ def _stage_series(problem: str, stage: str, runs) -> list[dict]:
 
 
 def _fields(method: str) -> list[str]:
-    """What is drawn of a method."""
+    """Names the series of a method."""
     fields = []
     if method in SHOWN or method.startswith(("paper", "fitted", "size1")):
         fields.append("cosine")

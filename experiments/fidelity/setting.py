@@ -1,4 +1,4 @@
-"""What the fidelity study measures on, another study's setting, and which methods it compares."""
+"""The fidelity study's setting, another study's, and the methods that it compares."""
 
 import pathlib
 from typing import Literal
@@ -45,7 +45,7 @@ def decayed(problem: hd.Problem, gamma: float) -> hd.Problem:
 
 
 def contenders(setting: Setting, preset: Preset) -> dict[str, hd.Estimator]:
-    """What is compared, by name: the study's online methods, more of greedy, four grids of γ."""
+    """Builds the methods by name: the study's online ones, more of greedy, four grids of γ."""
     problem, online = setting.problem, hd.online
     estimators = {n: adapted(n, setting).estimator(setting) for n in METHODS if n not in AGAIN}
     compared = {n: e for n, e in estimators.items() if isinstance(e, hd.Estimator)}

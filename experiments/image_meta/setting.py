@@ -173,7 +173,7 @@ def accuracy(model, params, hparams, examples, size: int):
 
 
 def when(preset: Preset, method: Method, estimator) -> dict:
-    """When λ moves and θ is fitted, as arguments of the learner."""
+    """Gives the steps at which λ moves and θ is fitted, as arguments of the learner."""
     every = {"every": preset.every} if isinstance(estimator, hd.Estimator) else {}
     if "last" in method.arguments:
         every = {}

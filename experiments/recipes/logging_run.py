@@ -1,4 +1,4 @@
-"""What a run did, followed while it runs: CSV, TensorBoard and a picture of λ, cosines and θ.
+"""A run followed while it runs: CSV, TensorBoard and a picture of λ, cosines and θ.
 
     python -m experiments.recipes.logging_run
 

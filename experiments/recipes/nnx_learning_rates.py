@@ -83,7 +83,7 @@ def compare(meta_steps=4000):
         jax.vmap(sample_tasks)(jax.random.split(jax.random.key(10**6), 30)),
     )
     errors, log_rates = {}, None
-    for name, rate in (("start alone", 0.0), ("start and rates", 3e-3)):
+    for name, rate in (("only the start", 0.0), ("start and rates", 3e-3)):
         log_rates, start = learn(meta_steps, rate)
         test = hd.evaluate(PROBLEM, log_rates, start, tasks, horizon=INNER_STEPS)
         errors[name] = float(test.mean())

@@ -5,7 +5,7 @@
 A linear model with more features than points to fit, most of the features noise. λ is the log of
 the decay of each weight. What to take from here: `hd.from_losses` with your losses and your optax
 optimizer, one jitted function that trains, differentiates and moves λ, and `hd.evaluate`, which
-trains anew with a λ and tests.
+trains again with a λ and tests.
 """
 
 import jax

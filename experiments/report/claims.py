@@ -1,4 +1,4 @@
-"""What the paper claims, what we have, and whether it holds: claims.md, and RESULTS.md's summary.
+"""The paper's claims, our figures, and the verdict on each: claims.md, and RESULTS.md's summary.
 
 A claim is a row of results/claims.csv: where the paper makes it; what it gives for it ("figures"
 for those in paper.csv); the set, and the part of it, that has ours; the methods compared; the
@@ -50,7 +50,7 @@ def claims_table(claims: list[dict]) -> str:
 
 
 def _tally(rows: list[dict]) -> str:
-    """How many claims hold, in one line."""
+    """Counts the claims that hold, in one line."""
     counts = collections.Counter(row["holds?"].partition(":")[0] for row in rows)
     return f"{len(rows)} claims: " + ", ".join(f"{k} {n}" for k, n in counts.most_common()) + "."
 

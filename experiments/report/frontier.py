@@ -14,7 +14,7 @@ def frontier(frame: pd.DataFrame, costs: pd.DataFrame, metric: str):
     Args:
       frame: runs; each title is a point.
       costs: what `experiments.bench.cost` measured for the set's problem; a method that was not
-        timed is in the left panel alone.
+        timed is only in the left panel.
       metric: "test_accuracy" or "test_mse"; methods with a mean error above 1 are left out.
     """
     accuracy = metric == "test_accuracy"

@@ -1,4 +1,4 @@
-"""What the studies' command lines share."""
+"""The options and the end of every study's command line."""
 
 import contextlib
 import dataclasses
@@ -53,7 +53,7 @@ class Command:
 
     @property
     def how(self) -> dict[str, bool]:
-        """How to open a run's folder."""
+        """The options with which a run's folder is opened."""
         return {"resume": self.resume, "fallback": self.fallback}
 
 

@@ -1,4 +1,4 @@
-"""How a study uses a CPU whole: all its cores, and the width of its vectors."""
+"""The use of a whole CPU: all its cores, and the width of its vectors."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What the studies of images share: generated images, and a learnt weighting as a curve."""
+"""Parts of the studies of images: generated images, and a learnt weighting as a curve."""
 
 import hashlib
 

@@ -16,7 +16,7 @@ from hdistill.tree import is_real
 
 
 class Trained(NamedTuple):
-    """What the training of several runs leaves.
+    """The result of a training of several runs.
 
     Attributes:
       state: after the last step, a leading axis of runs but in `done`.

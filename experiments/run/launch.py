@@ -65,7 +65,7 @@ def _start(command: list[str], shared: dict, rank: int, folder: pathlib.Path) ->
             env=os.environ | shared | {RANK: str(rank)},
             stdout=output,
             stderr=output,
-            start_new_session=True,  # the terminal's Ctrl-C reaches it through us alone
+            start_new_session=True,  # the terminal's Ctrl-C reaches it only through us
         )
     return Child(process, words)
 

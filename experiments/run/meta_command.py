@@ -1,4 +1,4 @@
-"""What the command lines of the meta-learning studies share."""
+"""The options of the meta-learning studies, and the loop over methods."""
 
 import dataclasses
 import pathlib

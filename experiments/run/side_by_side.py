@@ -40,7 +40,7 @@ def run_side_by_side(
 ) -> None:
     """Runs those that have not ended as `run_method` does one by one: same keys, same draws.
 
-    Methods that differ in λ's rate alone are one program, which has checkpoints in a folder of its
+    Methods that differ in λ's rate only are one program, which has checkpoints in a folder of its
     own, OUT/together-METHOD, while it lasts.
     """
     check_protocol(setting.protocol, out.glob("*/seed-*/config.json"))
@@ -53,7 +53,7 @@ def run_side_by_side(
 
 
 def _alike(methods: list[Method]) -> list[list[Method]]:
-    """Those together that differ in λ's rate alone."""
+    """Those together that differ in λ's rate only."""
     groups: dict[str, list[Method]] = {}
     for method in methods:
         arguments = method.adapted({"hyper_rate": None}).arguments

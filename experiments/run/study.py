@@ -22,7 +22,7 @@ from hdistill.training.processes import agreed
 
 
 class Setting(NamedTuple):
-    """What the methods of a study have in common.
+    """The problem, tasks and protocol that the methods of a study share.
 
     Attributes:
       protocol: all that decides a result beside the method and the seed, for config.json.
@@ -57,12 +57,12 @@ class Setting(NamedTuple):
     leave: Callable[..., dict[str, Any]] = lambda before, state, key: {}
 
     def validates_after(self, m: int) -> bool:
-        """Whether a meta-validation follows inner optimisation m."""
+        """Tells whether a meta-validation follows inner optimisation m."""
         return m % self.validate_every == 0 or m == self.inner_optimisations
 
 
 def shared(preset) -> dict:
-    """What a preset decides of every run: not which runs there are, nor what is a method's own."""
+    """The fields of a preset that decide every run, without a method's own."""
     own = ("hyper_rate", "hyper_rates", "fit_period", "size", "neumann")
     which = ("methods", "gammas", "seeds")
     return {k: v for k, v in dataclasses.asdict(preset).items() if k not in own + which}

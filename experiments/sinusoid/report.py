@@ -97,7 +97,7 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
 
 
 def plot_curves(curves: pd.DataFrame):
-    """What each method's first run fits to a few test tasks."""
+    """Draws the fits of each method's first run to a few test tasks."""
     tasks = curves["series"].str.split(":").str[0]
     looks = list(style(curves).items())
     chunks = [looks[i : i + MOST - 2] for i in range(0, len(looks), MOST - 2)]

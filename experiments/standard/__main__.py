@@ -86,7 +86,7 @@ def run(setting: Setting, stages, title: str, seed: int, folder: RunFolder) -> d
 
 
 def methods(config: Config) -> list[Method]:
-    """What the command line asks for; in a stream, N.IFT's K is the steps between its moves."""
+    """The methods that are asked for; in a stream, N.IFT's K is the steps between its moves."""
     preset = PRESETS[config.preset]
     arguments: dict = dict(zip(("terms", "last"), preset.neumann))
     arguments |= {"size": preset.size, "hyper_rate": preset.learning_rate}

@@ -22,7 +22,7 @@ from hdistill.training import RunFolder
 
 
 class Setting(NamedTuple):
-    """What the methods have in common.
+    """The problem, images and streams that the methods share.
 
     Attributes:
       protocol: all that decides a result beside the method and the seed, for config.json.
@@ -140,13 +140,13 @@ def load(preset_name: str, preset: Preset, data_dir: pathlib.Path) -> tuple[Exam
 
 
 def tasks_of(setting: Setting, corrupt_key, half_key) -> tuple:
-    """What the two stages are given, (images for Φ, images for L_val) each."""
+    """Draws the tasks of the two stages, (images for Φ, images for L_val) each."""
     corrupted = corrupt(corrupt_key, setting.train, setting.preset.corruption)
     return halves(half_key, corrupted, setting.train), (corrupted, setting.train)
 
 
 def stage(setting: Setting, step: Callable, state, task, training: Callable, accuracy: Callable):
-    """What `training` returns of one of the two streams, of one run or of several."""
+    """Trains by one of the two streams, one run or several; returns the result of `training`."""
     preset = setting.preset
     total = preset.steps // preset.stretch
 

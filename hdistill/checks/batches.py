@@ -115,10 +115,10 @@ def warn_of_last_batch(name: str, batches, horizon: int, every: int | None = Non
 
     It is called twice, outside any compilation; inside one its data may not be known yet. What is
     out of bounds at the first t too is meant so (`jnp.nonzero(size=)`, padding); what is so at the
-    last alone may be (a masked short last batch), hence no error.
+    last only may be (a masked short last batch), hence no error.
 
     Args:
-      every: n, where it is asked for t = n-1, 2n-1, ... alone.
+      every: n, where it is asked for t = n-1, 2n-1, ... only.
     """
     if is_tracing():
         return

@@ -60,5 +60,5 @@ def transform(name: str, optimizer, gradient, state, params):
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{name}={optimizer!r}: expected an optax transformation that needs gradients, state "
-            f"and parameters alone, and the state that its init(params) gives, but {error}"
+            f"and parameters only, and the state that its init(params) gives, but {error}"
         ) from error

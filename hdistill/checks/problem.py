@@ -1,4 +1,4 @@
-"""Checks of Φ, L_val and optimizers, on shapes alone: nothing is computed or compiled."""
+"""Checks of Φ, L_val and optimizers, by shapes only: nothing is computed or compiled."""
 
 import contextlib
 import numbers
@@ -174,7 +174,7 @@ def warn_if_not_finite(method: str, result, info, weights) -> None:
 
 
 def _divides_by_root(weights) -> bool:
-    """Whether an optimizer's state among the weights has second moments, v."""
+    """Tells whether an optimizer's state among the weights has second moments, v."""
     leaves = jax.tree_util.tree_leaves_with_path(weights)
     names = {getattr(key, "name", None) for path, _ in leaves for key in path}
     return bool(names & {"nu", "nu_max", "v", "v_row", "v_col"})

@@ -1,4 +1,4 @@
-"""Which leaves a derivative can reach, and which Φ hands on: read off the traced program."""
+"""Leaves that a derivative can reach, and leaves that Φ hands on: read off the traced program."""
 
 import jax
 from jax.interpreters.partial_eval import dce_jaxpr
@@ -70,7 +70,7 @@ def _tangents(function, weights, hparams, batch):
 
 
 def _needed(traced, outputs: list[bool]) -> list[bool]:
-    """Which of the tangents the chosen outputs need: the program without its dead code."""
+    """Finds the tangents that the chosen outputs need: the program without its dead code."""
     jaxpr, count = traced
     return dce_jaxpr(jaxpr, outputs)[1][:count]
 

@@ -68,18 +68,18 @@ def outside() -> int:
 
 
 def describe(value) -> str:
-    """What an error says of a value: an array's dtype and shape, else the value itself."""
+    """Describes a value for an error: an array's dtype and shape, else the value itself."""
     is_array = hasattr(value, "dtype") and hasattr(value, "shape")
     return f"{value.dtype}{list(value.shape)}" if is_array else repr(value)
 
 
 def is_concrete(value) -> bool:
-    """Whether a value is known now: not an array that is being traced."""
+    """Tells whether a value is known now: not an array that is being traced."""
     return not isinstance(value, jax.core.Tracer)
 
 
 def summary(tree) -> str:
-    """How many arrays and bytes a tree has, for a repr of one line."""
+    """Counts the arrays and bytes of a tree, for a repr of one line."""
     leaves = jax.tree.leaves(tree)
     if not leaves:
         return "None"

@@ -29,13 +29,13 @@ def _png(pixels: np.ndarray) -> io.BytesIO:
 with tfds.core.registered.skip_registration():
 
     class _FromArchive(tfds.core.GeneratorBasedBuilder):
-        """What all three share: the archive, in data_dir/manual or downloaded to there."""
+        """The part that all three share: the archive, in data_dir/manual or downloaded to there."""
 
         archive: Archive
 
         @property
         def url_infos(self):
-            """What tells the download manager that a file put by hand is the one."""
+            """The name and size by which the download manager knows a file put by hand."""
             archive = self.archive
             info = tfds.download.checksums.UrlInfo(archive.size, archive.sha256, archive.file)
             return {archive.url: info}

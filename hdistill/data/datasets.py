@@ -14,7 +14,7 @@ class ClassSplit(NamedTuple):
 
 
 class PoolOf(NamedTuple):
-    """What a pool has of a data set: a split of TensorFlow Datasets, at a height and width."""
+    """A pool's part of a data set: a split of TensorFlow Datasets, at a height and width."""
 
     split: str
     size: int
@@ -28,7 +28,7 @@ class Dataset(NamedTuple):
       archive: what is downloaded, or put by hand.
       classes: how many.
       pools: by name, `DATA_DIR/NAME.npz`.
-      split: of its classes, for tasks; None where it is for standard learning alone.
+      split: of its classes, for tasks; None where it is for standard learning only.
     """
 
     builder: str

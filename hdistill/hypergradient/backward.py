@@ -13,7 +13,7 @@ from hdistill.tree import wide
 
 
 class Pulled(NamedTuple):
-    """What `backward` returns.
+    """The result of `backward`.
 
     Attributes:
       alpha: the cotangent of the weights before the first step, a list.

@@ -54,7 +54,7 @@ def check_batch(batch):
 
 
 def check_mixing(mixing: str) -> str:
-    """How D* is drawn, static; see `mix_batches`."""
+    """The way D* is drawn, static; see `mix_batches`."""
     check_choice("mixing", mixing, ("aligned", "apart"))
     return mixing
 

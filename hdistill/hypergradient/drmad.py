@@ -72,9 +72,9 @@ def drmad(
     `hd.offline.reverse_mode`, in the same one pass back: each loss and its gradients are taken at
     the true w_jn, on the way forward, and its cotangent is added on the way back.
 
-    Memory: k weights, whatever T is, and with `every` m - 1 cotangents besides, of those leaves
-    alone that L_val depends on. The exception is what takes no derivative and changes from
-    step to step, such as a step counter or a key: no line leads from one to the next, so that such
+    Memory: k weights, whatever T is, and with `every` m - 1 cotangents besides, only of those
+    leaves that L_val depends on. The exception is what takes no derivative and changes from step to
+    step, such as a step counter or a key: no line leads from one to the next, so that such
     leaves of all T steps are stored (4 bytes a step for a counter). Exact where the true trajectory
     is a straight line walked at constant speed.
 
@@ -103,7 +103,7 @@ def drmad(
       outer_batch: the batch of L_val; with `every`, stacked [m, ...], or a function of the inner
         step, asked at t = n-1, 2n-1, ...
       anchors: k >= 1, straight pieces of the line.
-      every: n, inner steps between two outer losses; None for L_val at w_T alone.
+      every: n, inner steps between two outer losses; None for L_val at w_T only.
       horizon: T, where `batches` does not tell it.
       return_info: also return an `OfflineInfo`.
 

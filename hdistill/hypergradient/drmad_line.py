@@ -16,7 +16,7 @@ from hdistill.tree import between, dtype_of, is_real, split
 
 
 class Walk(NamedTuple):
-    """What is left of an inner optimisation in which L_val is taken m times.
+    """The result of an inner optimisation in which L_val is taken m times.
 
     Attributes:
       final: w_T.

@@ -11,7 +11,7 @@ from hdistill.tree import select
 
 
 class FitStatus(enum.IntEnum):
-    """What became of the fit of θ before an inner optimisation.
+    """The outcome of the fit of θ before an inner optimisation.
 
     Examples:
       >>> hd.FitStatus(2).name
@@ -19,17 +19,17 @@ class FitStatus(enum.IntEnum):
     """
 
     NONE = 0  # the estimator fits nothing
-    NOT_DUE = 1  # an earlier θ stays in force
-    USED = 2  # the new θ is in force
-    REFUSED_NOT_FINITE = 3  # θ is not finite; the last one used, or the initial one, stays in force
+    NOT_DUE = 1  # an earlier θ stays in use
+    USED = 2  # the new θ is in use
+    REFUSED_NOT_FINITE = 3  # θ is not finite; the last one used, or the initial one, stays in use
     REFUSED_NOT_POSITIVE = 4  # θ <= 0, which would send λ uphill; likewise
 
 
 class Fit(NamedTuple):
-    """How the `theta` of an estimator's state is fitted before an inner optimisation.
+    """The fit of the `theta` of an estimator's state before an inner optimisation.
 
     Attributes:
-      initial: what is in force before any fit, a pytree of floating scalars.
+      initial: what is in use before any fit, a pytree of floating scalars.
       measure: `(inner, outer_batch, key) -> statistics`, a pytree of arrays, of an `InnerRun`
         whose problem gives way to the estimator's; where there are several tasks, the mean over
         them is what counts.
@@ -45,13 +45,13 @@ class Fit(NamedTuple):
     theta_of: Callable[[Any], jax.Array] = lambda fitted: fitted
 
     def first(self):
-        """What is in force before any fit, as arrays."""
+        """The values before any fit, as arrays."""
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), self.initial)
 
     def accept(self, statistics, old):
-        """(what is in force after a fit, its `FitStatus`, int8 []).
+        """(what is in use after a fit, its `FitStatus`, int8 []).
 
-        A θ that is not finite or not positive is refused, and `old` stays in force: the term's
+        A θ that is not finite or not positive is refused, and `old` stays in use: the term's
         direction is the exact one's, or nearly, so that a negative size moves λ uphill, and 0
         leaves nothing of the term.
         """

@@ -21,7 +21,7 @@ from hdistill.tree import like, scale, unit, wide
 
 
 class SizeSamples(NamedTuple):
-    """What θ is fitted to: y_s ≈ θ x_s, for s = 1..T (entry s - 1).
+    """The samples θ is fitted to: y_s ≈ θ x_s, for s = 1..T (entry s - 1).
 
     Attributes:
       x: ‖v_s‖ S_s, floating [T].

@@ -230,7 +230,7 @@ def _exact(phi, point, hparams, alpha, terms):
 
 
 def _reached(push, point, hparams):
-    """Which weights λ reaches through any number of steps, and how many products that took.
+    """Finds the weights that λ reaches through any number of steps, and counts the products.
 
     Tangents of random numbers, fresh at each step, start from λ; an entry that none arrives at
     does not depend on λ. The steps end when they find no entry that is new.

@@ -1,4 +1,4 @@
-"""What the methods that see the last inner step alone share, offline and online."""
+"""The common part of the methods that see only the last inner step, offline and online."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ class LastStepState(NamedTuple):
 
 
 class LastStep(NamedTuple):
-    """A method that sees the last inner step alone.
+    """A method that sees the last inner step only.
 
     Attributes:
       name: for messages.

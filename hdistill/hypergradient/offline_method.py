@@ -1,4 +1,4 @@
-"""What an offline method is made with, and what it returns."""
+"""The makings of an offline method: its arguments, its checks, its info."""
 
 import sys
 from typing import Any, Literal, NamedTuple, Protocol, overload
@@ -40,7 +40,7 @@ ALL = sys.maxsize  # inner steps
 
 
 class OfflineInfo(NamedTuple):
-    """What an offline method knows besides the hypergradient.
+    """Diagnostics of an offline method, beside the hypergradient.
 
     Examples:
       >>> g, info = hd.offline.drmad(
@@ -116,7 +116,7 @@ def offline_method(function: Any) -> OfflineMethod:
 
 
 class Arguments(NamedTuple):
-    """What every offline method is called with."""
+    """The arguments of every offline method."""
 
     problem: Problem
     hparams: PyTree

@@ -1,4 +1,4 @@
-"""One step: the response of the weights through the last inner step alone."""
+"""One step: the response of the weights through the last inner step only."""
 
 from hdistill.hypergradient.estimator import Estimator, Hypergradient, shares_hparams
 from hdistill.hypergradient.last_step import LastStep, offline_last_step, online_last_step

@@ -17,7 +17,7 @@ class OuterLosses(NamedTuple):
       every: n.
       number: m >= 1.
       outer_batch_at: t -> the outer batch of w_{t+1}, asked at t = n-1, 2n-1, …
-      single: whether this is L_val at w_T alone, whose value is a scalar and not [1].
+      single: whether this is L_val at w_T only, whose value is a scalar and not [1].
     """
 
     every: int
@@ -36,7 +36,7 @@ class OuterLosses(NamedTuple):
         return outer_pullback(inner.problem, weights, inner.hparams, outer_batch)
 
     def falls_at(self, t, begin=0):
-        """Whether there is a loss at w_t and t > begin, bool []."""
+        """Tells whether there is a loss at w_t and t > begin, bool []."""
         return (t % self.every == 0) & (t > begin)
 
     def watch(self, inner: InnerRun, steps: int):
@@ -56,7 +56,7 @@ class OuterLosses(NamedTuple):
         return inner.stretch(weights, first, steps - first).steps()[0], values
 
     def info(self, *values):
-        """The values of all losses in one array, in order; a scalar where there is one alone."""
+        """The values of all losses in one array, in order; a scalar where there is only one."""
         if self.single:
             return values[-1]
         return jnp.concatenate([jnp.ravel(x) for x in values if x is not None])

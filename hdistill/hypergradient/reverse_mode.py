@@ -129,7 +129,7 @@ def reverse_mode(
       snapshots: s >= 2, keep s weights (and one more to work with) whatever T is; not with
         `checkpoint`.
       window: K, how many of the last steps to go back through; None for all. More than T is T.
-      every: n, inner steps between two outer losses; None for L_val at w_T alone.
+      every: n, inner steps between two outer losses; None for L_val at w_T only.
       horizon: T, where `batches` does not tell it.
       return_info: also return an `OfflineInfo`.
 

@@ -26,7 +26,7 @@ NEGLIGIBLE = 1e-3  # a ‖g^FO‖ below this share of ‖g^SO‖ says nothing of
 
 
 class RobustSize(NamedTuple):
-    """What robust HyperDistill fits.
+    """The two numbers that robust HyperDistill fits.
 
     Attributes:
       factor: θ of u_t = θ m_t, floating [].

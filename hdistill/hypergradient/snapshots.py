@@ -16,7 +16,7 @@ from hdistill.tree import wide
 
 
 class Schedule(NamedTuple):
-    """How the weights before each step are reached on the way back (Griewank and Walther 2000).
+    """The way in which the weights before each step are reached (Griewank and Walther 2000).
 
     The way back visits steps T-1, T-2, ..., 0. For the i-th of them the weights of snapshot
     `slot[i]`, those before step `begin[i]`, run forward to step T-1-i. On the way, in order, the
@@ -64,7 +64,7 @@ def schedule(steps: int, snapshots: int) -> Schedule:
 
 
 def _split(steps: int, free: int) -> int:
-    """How many steps the part has that is gone back through last, of an optimal split."""
+    """Counts the steps of the part that is gone back through last, of an optimal split."""
     repeats = 0
     while math.comb(free + repeats, free) < steps:
         repeats += 1

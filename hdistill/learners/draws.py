@@ -1,4 +1,4 @@
-"""How a learner draws batches: the samplers, by keys that the number of the step decides."""
+"""The draws of a learner: the samplers, by keys that the number of the step decides."""
 
 import inspect
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ def _sampler(name: str, sample, count: int):
 
 
 def _needs(function) -> int | None:
-    """How many positional arguments a function must be given.
+    """Counts the positional arguments that a function must be given.
 
     None where it takes any number; -1 where it must be given a keyword.
     """
@@ -86,7 +86,7 @@ def keys_of_step(key, t):
 
 
 def drawn_with(plan, keys, task, t):
-    """What `draw` returns, with the keys of the step."""
+    """Draws as `draw` does, with the keys of the step."""
     number = jnp.asarray(t, jnp.int32)
     inner, outer = (
         plan.sample_inner(keys[0], task, number),

@@ -1,4 +1,4 @@
-"""Meta-test: adapt to each of many tasks with λ and φ at rest, and measure."""
+"""Meta-test: adapt to each of many tasks with λ and φ fixed, and measure."""
 
 import warnings
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def evaluate(
     count: int | None = None,
     devices: list | None = None,
 ) -> jax.Array:
-    """Measures each of many tasks after an inner optimisation from φ, with λ and φ at rest.
+    """Measures each of many tasks after an inner optimisation from φ, with λ and φ fixed.
 
     For each task w_0 = φ, w_t = Φ(w_{t-1}, λ; D_t) for t = 1..T, and the metric of w_T. No
     hypergradient is taken and nothing is learnt. Outside `jax.jit` the inner optimisation of a
@@ -65,7 +65,7 @@ def evaluate(
       batch_size: how many tasks to run side by side; None for all.
       count: how many tasks, where `tasks` is a function.
       devices: over which a batch is split, as by `hd.pmap_step`; None for one. Their number must
-        divide batch_size and the number of tasks. Of this process alone; not inside `jax.jit`.
+        divide batch_size and the number of tasks. Only of this process; not inside `jax.jit`.
 
     Returns:
       The metric of each task, [tasks, ...].

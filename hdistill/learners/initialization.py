@@ -1,4 +1,4 @@
-"""How the initial weights φ learn from the inner optimisations: Reptile, FOMAML, or not at all."""
+"""Rules by which the initial weights φ learn: Reptile, FOMAML, MAML, or not at all."""
 
 import numbers
 from collections.abc import Callable
@@ -150,7 +150,7 @@ def gradients_of(weights, start) -> list:
 
 
 def _learns(leaf) -> bool:
-    """Whether a leaf is of floating point, of more than 8 bits."""
+    """Tells whether a leaf is of floating point, of more than 8 bits."""
     return is_real(leaf) and dtype_of(leaf).itemsize > 1
 
 

@@ -20,9 +20,9 @@ class LearnerInfo(NamedTuple):
 
     Attributes:
       outer_loss: L_val(w_t, λ) at t = 1..T, before λ moves there, floating [T]. Of an offline
-        method L_val at T alone, [1], or with `every=n` at w_n, w_2n, ..., w_mn, [m]; its moved,
+        method L_val at T only, [1], or with `every=n` at w_n, w_2n, ..., w_mn, [m]; its moved,
         finite and norms are [1], because λ moves once.
-      theta: θ in force, floating []; 1 where nothing is fitted.
+      theta: θ in use, floating []; 1 where nothing is fitted.
       fit: what became of the fit of θ, an `hd.FitStatus`, int8 [].
       moved: whether λ moved after step t, bool [T].
       finite: whether the outer loss and, where λ is to move, the mean hypergradient are finite,
@@ -50,7 +50,7 @@ class LearnerInfo(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What `LearnerInfo` has of one inner step, or stacked [T]."""
+    """The part of `LearnerInfo` that belongs to one inner step, or stacked [T]."""
 
     outer_loss: jax.Array
     moved: jax.Array
@@ -60,7 +60,7 @@ class Step(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """What an inner optimisation leaves.
+    """The result of an inner optimisation.
 
     Attributes:
       state: with λ and its optimizer moved.
@@ -217,7 +217,7 @@ def _together(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
 
 
 def _one_by_one(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
-    """What `_together` returns, by a pass over each task, for what is not linear in α."""
+    """Computes the same as `_together` by a pass over each task, for what is not linear in α."""
 
     def one(task, key):
         def outer_batch_at(t):
@@ -233,7 +233,7 @@ def _one_by_one(plan: Plan, hparams, weights, batch: MetaBatch, options: dict):
 
 
 def _all_finite(tree, tasks: int):
-    """Whether each task's entries are finite, bool [tasks]."""
+    """Tells whether each task's entries are finite, bool [tasks]."""
     leaves = [jnp.isfinite(x).reshape(tasks, -1).all(1) for x in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack([jnp.ones(tasks, bool), *leaves]), axis=0)
 
@@ -254,7 +254,7 @@ def summarize(plan: Plan, status, fit_cost, loop: Loop, batch: MetaBatch) -> Lea
 
 
 def _has_no_nan(weights):
-    """Whether no entry is nan, bool []; infinite ones may be a mask's."""
+    """Tells whether no entry is nan, bool []; infinite ones may be a mask's."""
     return ~jnp.any(jnp.stack([jnp.isnan(x).any() for x in split(weights)[0]] or [False]))
 
 
@@ -274,7 +274,7 @@ def fit_theta(plan: Plan, state, batch: MetaBatch, before=0):
     """Fits θ where that is due, over all tasks together.
 
     Returns:
-      (θ in force, its `FitStatus`, products spent on it).
+      (θ in use, its `FitStatus`, products spent on it).
     """
     fit = plan.fit
     if fit is None or plan.fit_period is None:

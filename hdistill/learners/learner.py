@@ -158,16 +158,16 @@ def learner(
       horizon: T, inner steps.
       every: λ moves after inner steps every, 2·every, ...; None for every step. With an offline
         method that takes it, λ moves once, at the end, by the sum of the hypergradients of L_val at
-        those steps, each with its own outer batch; None for L_val at T alone.
+        those steps, each with its own outer batch; None for L_val at T only.
       last: λ moves in the last `last` inner steps only (the K of N.IFT); None for all.
       fit_period: θ is fitted (Algorithm 4, pooled over the meta-batch) before inner optimisations
         1, 1 + fit_period, 1 + 2·fit_period, ...; or a function of the number m = 1, 2, ... (a
         traced int32) that says whether to fit before the m-th; or None for never. A θ that is not
-        finite or not positive is refused: the one used last stays in force, 1 before any, and
+        finite or not positive is refused: the one used last stays in use, 1 before any, and
         `info.fit` says why (`hd.FitStatus`).
       nonfinite: what to do with a mean hypergradient that is not finite: "keep" λ and its
         optimizer's state as they are, or "take" it. `info.finite` and `info.moved` tell.
-      sample_inner: `(key, task) -> batch` for Φ, drawn anew for each inner step; or `(key, task, t)
+      sample_inner: `(key, task) -> batch` for Φ, drawn for each inner step; or `(key, task, t)
         -> batch` with t = 0..T-1 the number of the inner step, int32 [] (past the end of an array
         JAX repeats its last entry). By default a task is a pair and its first half is the batch.
       sample_outer: `(key, task) -> batch` for L_val, or `(key, task, t) -> batch`, likewise; by
@@ -231,7 +231,7 @@ def learner(
 
 
 def check_start(key, hparams, weights) -> None:
-    """What a learner or a stream begins with; the values too, as long as they are not traced."""
+    """Checks the start of a learner or a stream; the values too, as long as they are not traced."""
     check_key(key)
     check_hparams(hparams)
     check_weights(weights)
@@ -291,7 +291,7 @@ def _step(plan: Plan, state: LearnerState, tasks, axis_name):
 
 
 def _place(axis_name):
-    """Which device of the mapped axis this is, int32 []."""
+    """The number of this device on the mapped axis, int32 []."""
     try:
         return jax.lax.axis_index(axis_name)
     except NameError as error:

@@ -1,4 +1,4 @@
-"""What a learner is built from, checked; and how it draws batches."""
+"""The checked arguments of a learner or a stream."""
 
 import functools
 import inspect
@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     estimator: Any
     hyper_optimizer: optax.GradientTransformation
     horizon: int
-    every: Any  # checked: a number, or None of an offline method that sees L_val at T alone
+    every: Any  # checked: a number, or None of an offline method that sees L_val at T only
     fit_period: Any  # checked: m -> whether to fit before the m-th, or None for never
     nonfinite: str
     sample_inner: Callable  # checked: (key, task, t) -> batch
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 
     @property
     def shares_hparams(self) -> bool:
-        """Whether the offline method, or the estimator's step, takes the tasks together."""
+        """Tells whether the offline method, or the estimator's step, takes the tasks together."""
         estimator = self.estimator
         method = estimator.step if isinstance(estimator, Estimator) else estimator
         while isinstance(method, functools.partial):
@@ -51,11 +51,11 @@ class Plan(NamedTuple):
 
     @property
     def always_moves(self) -> bool:
-        """Whether λ moves after every inner step."""
+        """Tells whether λ moves after every inner step."""
         return self.every == 1 and self.last == self.horizon
 
     def moves(self, t):
-        """Whether λ moves after inner step t = 0..T-1, bool []."""
+        """Tells whether λ moves after inner step t = 0..T-1, bool []."""
         return ((t + 1) % self.every == 0) & (t + 1 > self.horizon - self.last)
 
 
@@ -179,7 +179,7 @@ def _check_offline(estimator, horizon: int, every: int | None, last: int) -> Non
 
 
 def _is_offline(estimator, **options) -> bool:
-    """Whether it can be called as an offline method is, with the options."""
+    """Tells whether it can be called as an offline method is, with the options."""
     if not callable(estimator):
         return False
     task = ("problem", "hparams", "weights", "batches", "outer_batch")

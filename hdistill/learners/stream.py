@@ -93,10 +93,10 @@ class Stream(NamedTuple):
 
 
 class FitInfo(NamedTuple):
-    """What `stream.fit` did.
+    """Diagnostics of `stream.fit`.
 
     Attributes:
-      theta: θ in force from now on, floating [].
+      theta: θ in use from now on, floating [].
       fit: what became of the fit, an `hd.FitStatus`, int8 [].
       products: Jacobian products spent, int32 [].
     """
@@ -149,7 +149,7 @@ def stream(
         m = 1, 2, ... (a traced int32) that says whether to fit before the m-th; or None for never.
         A θ that is not finite or not positive is refused, as in `hd.learner`.
       nonfinite: "keep" or "take" a hypergradient that is not finite, as in `hd.learner`.
-      sample_inner: `(key, task) -> batch` for Φ, drawn anew for each inner step, or `(key, task, t)
+      sample_inner: `(key, task) -> batch` for Φ, drawn for each inner step, or `(key, task, t)
         -> batch` with t = 0, 1, 2, ... the number of the inner step since `init`, int32 []. By
         default a task is a pair and its first half is the batch.
       sample_outer: `(key, task) -> batch` for L_val, or `(key, task, t) -> batch`, likewise; by

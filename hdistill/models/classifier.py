@@ -1,4 +1,4 @@
-"""What the image models of Section 5 share.
+"""The common part of the image models of Section 5.
 
 Each has `init(key, images) -> (hparams, params)`, which says what is λ and what is w, and two
 losses of (params, hparams, batch) with batch = (images, labels): float32 [B, H, W, 3] and int32

@@ -124,7 +124,7 @@ def _convolution(x, kernel):
 
 
 def _neighbours(x, kernel):
-    """How many, from measurements (RESULTS.md, bench/images); they must divide the width."""
+    """The number, from measurements (RESULTS.md, bench/images); they must divide the width."""
     width, channels = x.shape[-2:]
     out = kernel.shape[-1]
     if not isinstance(width, int) or out == 0:  # an exported program leaves the width open

@@ -20,6 +20,7 @@ CHECKSUMS = "sha256"
 CHECKPOINTS_LEFT, ITEMS = 2, ("state", "record")
 METADATA, PARTIAL = "_CHECKPOINT_METADATA", ".orbax-checkpoint-tmp"  # Orbax's
 COMMITTED = "commit_success.txt"
+DIGITS = 4  # of a leaf's number, at least; a file's name in checkpoints that there are
 
 
 class DamagedCheckpoint(ValueError):
@@ -42,7 +43,7 @@ def check_checkpoints(path: pathlib.Path) -> None:
         if foreign:
             what = "it" if whole or foreign[0] == entry else f"{entry}, no longer a checkpoint,"
             raise ValueError(
-                f"{foreign[0]} was not made by a run: expected checkpoints alone; move {what} away"
+                f"{foreign[0]} was not made by a run: expected checkpoints only; move {what} away"
             )
 
 
@@ -155,7 +156,7 @@ class Checkpoints:
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """This process alone writes, and waits for no other."""
+    """Only this process writes, and waits for no other."""
     here = jax.process_index()
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
@@ -197,7 +198,7 @@ def _listed(folder: pathlib.Path) -> tuple[str | None, dict[pathlib.Path, str] |
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a relative path leads nowhere outside."""
+    """Tells whether a relative path leads nowhere outside."""
     path = pathlib.PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts
 
@@ -228,7 +229,7 @@ def _delete(folder: pathlib.Path) -> None:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether it comes from a disk without space."""
+    """Tells whether it comes from a disk without space."""
     while error is not None:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             return True
@@ -245,7 +246,7 @@ def _discard(folder: pathlib.Path) -> None:
     _delete(folder)
     if folder.exists():
         raise ValueError(
-            f"{sorted(_files(folder))[0]} was not made by a run: expected checkpoints alone; move "
+            f"{sorted(_files(folder))[0]} was not made by a run: expected checkpoints only; move "
             f"{folder}, no longer a checkpoint, away"
         )
 
@@ -276,7 +277,7 @@ def _arrays(state) -> dict:
 
     Empty leaves do too, which Orbax does not write.
     """
-    leaves = {f"{i:04}": x for i, x in enumerate(jax.tree.leaves(state)) if np.size(x)}
+    leaves = {_name(i): x for i, x in enumerate(jax.tree.leaves(state)) if np.size(x)}
     arrays = {name: jax.random.key_data(x) if is_key(x) else x for name, x in leaves.items()}
     arrays = arrays or {"none": np.zeros(1)}  # Orbax writes no empty tree
     several = jax.process_count() > 1  # Orbax takes an array of JAX for one of all processes
@@ -286,12 +287,16 @@ def _arrays(state) -> dict:
     }
 
 
+def _name(i: int) -> str:
+    return str(i).zfill(DIGITS)
+
+
 def _like(state, arrays: dict):
     """The state whose `_arrays` these are."""
     leaves, structure = jax.tree.flatten(state)
     return jax.tree.unflatten(
         structure,
-        [_leaf(old, arrays[f"{i:04}"]) if np.size(old) else old for i, old in enumerate(leaves)],
+        [_leaf(old, arrays[_name(i)]) if np.size(old) else old for i, old in enumerate(leaves)],
     )
 
 

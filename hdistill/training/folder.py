@@ -1,4 +1,4 @@
-"""What a run leaves on disk: config.json, metrics.jsonl, checkpoints/ and summary.json."""
+"""The folder of a run: config.json, metrics.jsonl, checkpoints/ and summary.json."""
 
 import fcntl
 import json
@@ -36,13 +36,13 @@ class OtherRun(ValueError):
 
 
 class RunFolder:
-    """One run's folder, this process's alone while it is open.
+    """One run's folder, only this process's while it is open.
 
     - A run that starts afresh deletes what an earlier run with the same configuration made there,
       and nothing else. One that resumes goes on from the last checkpoint, to the same bits.
     - A folder with another configuration is refused, and the message names what differs.
     - metrics.jsonl is for people and plots. What the run goes on from, the rows so far included,
-      is in the checkpoint, so that a damaged metrics.jsonl changes nothing; it is written anew.
+      is in the checkpoint, so that a damaged metrics.jsonl changes nothing; it is written again.
     - summary.json has the checksums of the other files, which `read_run` verifies.
 
     Examples:
@@ -165,7 +165,7 @@ class RunFolder:
         self._folder.write(name, text)
 
     def read(self, name: str) -> str | None:
-        """What the run has written to a file, verified; None where it has not yet."""
+        """Reads a file that the run has written, verified; None where it has not yet."""
         return self._folder.read(name)
 
     def finish(self, figures: dict) -> dict:
@@ -279,7 +279,7 @@ def _line(row: dict) -> str:
 
 
 class Run(NamedTuple):
-    """What a run that ended left.
+    """A run that ended.
 
     Attributes:
       path: its folder.
@@ -338,7 +338,7 @@ def read_lines(path: pathlib.Path) -> list[dict]:
 
 
 class Follower:
-    """What a process other than the first has for a run's folder: it reads and writes nothing."""
+    """A stand-in for a run's folder in a process that is not the first: it writes nothing."""
 
     summary = None
 

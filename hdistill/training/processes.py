@@ -1,4 +1,4 @@
-"""Several processes of `jax.distributed`: process 0 alone has a folder, the others take its values.
+"""Several processes of `jax.distributed`: only process 0 has a folder, the others take its values.
 
 In one process each function gives its argument back.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def agreed(tree):
-    """What process 0 has, of arrays and numbers, in every process."""
+    """Gives process 0's arrays and numbers to every process."""
     if jax.process_count() == 1:
         return tree
     from jax.experimental import multihost_utils  # of no use in one process
@@ -43,7 +43,7 @@ def largest(number: int) -> int:
 
 
 def local(tree):
-    """A state that is the same on all devices, as arrays of this process alone."""
+    """A state that is the same on all devices, as arrays of this process only."""
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
@@ -56,5 +56,5 @@ def _like(leaf, array):
 
 
 def is_key(leaf) -> bool:
-    """Whether a leaf is an array of typed PRNG keys."""
+    """Tells whether a leaf is an array of typed PRNG keys."""
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

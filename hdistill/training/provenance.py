@@ -1,4 +1,4 @@
-"""What produced a run's figures."""
+"""The provenance of a run's figures: commit, machine, versions."""
 
 import importlib.metadata
 import pathlib

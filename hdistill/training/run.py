@@ -65,7 +65,7 @@ def run(
 
     In several processes (`jax.distributed`, a step of `hd.pmap_step`, `folder` of `shared_folder`)
     all start from process 0's checkpoint, and end after the same step where one of them is told to
-    stop. `validate` and the callbacks get the state as arrays of their process alone.
+    stop. `validate` and the callbacks get the state as arrays of their process only.
 
     Examples:
       >>> from hdistill import training
@@ -205,7 +205,7 @@ def _pair(result):
 
 
 def figures(info) -> dict:
-    """What a row has of an info: of `hd.LearnerInfo` its means, of another its scalars."""
+    """The figures of an info for a row: of `hd.LearnerInfo` its means, of another its scalars."""
     if isinstance(info, LearnerInfo):
         return {
             "outer_loss": float(info.outer_loss[-1]),
@@ -285,7 +285,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether the process was asked to stop, within a `with` block. The second request kills."""
+    """Notes whether the process was asked to stop, in a `with` block. The second time kills."""
 
     def __enter__(self) -> "StopRequest":
         self.signal: int | None = None

@@ -84,7 +84,7 @@ def run_streams(rule, *, stretch, gamma, momentum, rate, steps, seeds):
     optimizer = optax.sgd(0.1, momentum=momentum)
     problem = hd.from_losses(inner_loss, outer_loss, optimizer)
     estimator = hd.online.hyperdistill(problem, gamma=gamma)
-    # `info.theta` is what the rule makes of θ: the θ in force is in the stream's state.
+    # `info.theta` is what the rule makes of θ: the θ in use is in the stream's state.
     built = hd.stream(
         problem,
         with_rule(estimator, rule, largest_size(gamma, stretch)),

@@ -33,7 +33,7 @@ def with_outer_batches(case, every):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _oracle(problem, every, hparams, weights, batches, outer_batches, begin):
-    """(Σ L_val, (each L_val, w_T)) by a Python loop; λ acts and counts after step `begin` alone."""
+    """(Σ L_val, (each L_val, w_T)) by a Python loop; λ acts and counts after step `begin` only."""
 
     def value(h):
         w, losses = weights, []
@@ -218,7 +218,7 @@ def test_each_loss_of_a_learner_has_an_outer_batch_of_its_own():
     assert_close(losses[0], losses[1][1::2], 1e-12)
 
 
-@pytest.mark.parametrize("fault", ["a loss a step late", "g^FO of the last loss alone"])
+@pytest.mark.parametrize("fault", ["a loss a step late", "g^FO of the last loss only"])
 def test_the_oracle_catches_a_pass_that_is_wrong(fault, monkeypatch):
     case = with_outer_batches(quadratic("momentum", horizon=6), 2)
     expected, _ = oracle(case, 2)

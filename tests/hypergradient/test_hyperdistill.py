@@ -108,7 +108,7 @@ def test_fixed_size_is_the_norm_of_the_second_order_term():
 
 
 def reference_fit(case, key, gamma):
-    """Algorithm 4 with Python loops, dense Jacobians and NumPy, on a problem with SGD alone."""
+    """Algorithm 4 with Python loops, dense Jacobians and NumPy, on a problem with SGD only."""
     problem, hparams, weights, batches, outer_batch = case
     horizon, size = batches.shape[:2]
     params = [weights.params]

@@ -267,7 +267,7 @@ def with_any_size(estimator):
 
 @functools.cache
 def stress(horizon, batch, method, count=50, outer_steps=5):
-    """Whether λ and w_T stay finite over a few inner optimisations of each random problem."""
+    """Tells whether λ and w_T stay finite over a few inner optimisations of each random problem."""
 
     def loss(params, hparams, data):
         x, y = data

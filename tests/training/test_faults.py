@@ -1,6 +1,6 @@
-"""What a run survives: kills at random moments, every file damaged, a full disk, two at once.
+"""A run survives kills at random moments, every file damaged, a full disk, two at once.
 
-A small run (60 steps of HyperDistill on two sinusoids, a checkpoint every 5) is made whole once.
+A small run (20 steps of HyperDistill on two sinusoids, a checkpoint every 5) is made whole once.
 Then, again and again, one is hurt, and resumed. After each: *same*, the end is that of the whole
 run, to the bit, its products and its metrics too; *named*, it is refused, in a message that names
 the file, and the message's own advice then leads to the same end; *again*, the same, and the advice
@@ -30,7 +30,7 @@ from hdistill import training
 from hdistill.data.sinusoid import sample_tasks
 from hdistill.models.anil_regression import AnilRegression
 
-STEPS, CONFIG = 60, {"seed": 3}
+STEPS, CONFIG = 20, {"seed": 3}
 KILLS, DAMAGES = 2, 8
 
 
@@ -86,7 +86,7 @@ class Faults:
         return (folder / "end.json").read_text(), run.summary["products"], rows
 
     def outcome(self, folder: pathlib.Path) -> str:
-        """What becomes of a hurt run: "same", "named", "again", "lost" or "silent"."""
+        """Resumes a hurt run and names its end: "same", "named", "again", "lost" or "silent"."""
         try:
             return "same" if self.end(folder) == self.whole else "silent"
         except ValueError as error:
@@ -136,7 +136,7 @@ class Faults:
         return self.outcome(folder)
 
     def damages(self, count: int) -> list[tuple[pathlib.Path, str]]:
-        """Which file of a run is hurt, and how: each in each way, in random order, then again."""
+        """The files to hurt and the ways: each in each way, in random order, then again."""
         whole = self.root / "whole"
         files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
         ways = itertools.product(sorted(files), ("deleted", "cut", "flipped"))
@@ -144,7 +144,7 @@ class Faults:
         return list(itertools.islice(itertools.cycle(shuffled), count))
 
     def damage(self, number: int, file: pathlib.Path, kind: str, ended: bool) -> str:
-        """What becomes of a run that ended, or nearly, with one file hurt."""
+        """Hurts one file of a run that ended, or nearly, and resumes it."""
         folder = self.root / f"damage-{number}"
         shutil.copytree(self.root / "whole", folder)
         if not ended:

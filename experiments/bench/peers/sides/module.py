@@ -16,5 +16,5 @@ class Weights(torch.nn.Module):
 
 
 def task(batch, i: int):
-    """The batch of task i alone."""
+    """The batch of task i."""
     return tuple(x[i : i + 1] for x in batch)

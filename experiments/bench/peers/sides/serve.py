@@ -1,4 +1,4 @@
-"""What every side does: read a problem, answer once, then answer again as often as asked."""
+"""The loop of every side: read a problem, answer once, then answer again as often as asked."""
 
 import json
 import pathlib
