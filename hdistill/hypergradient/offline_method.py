@@ -213,11 +213,11 @@ def _hypergradient(inner: InnerRun, losses: OuterLosses, method, *options):
     )
     if not whole_info:
         return result, info._replace(weights=None, start=None)
-    start = None if info.start is None else _start(inner.weights, moved, info.start)
+    start = None if info.start is None else start_of(inner.weights, moved, info.start)
     return result, info._replace(weights=merge(info.weights), start=start)
 
 
-def _start(weights, moved, alpha):
+def start_of(weights, moved, alpha):
     """The last cotangent in the structure of the weights, None in place of all other leaves."""
     leaves, structure = jax.tree.flatten(weights)
     alpha = iter(alpha)

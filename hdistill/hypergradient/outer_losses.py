@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from hdistill.problem import InnerRun
 from hdistill.products import outer_pullback
@@ -38,6 +39,22 @@ class OuterLosses(NamedTuple):
     def falls_at(self, t, begin=0):
         """Tells whether there is a loss at w_t and t > begin, bool []."""
         return (t % self.every == 0) & (t > begin)
+
+    def add(self, inner: InnerRun, weights, t, alpha, first_order, begin=0):
+        """The loss at w_t, if there is one and t > begin, and its gradients added.
+
+        Returns:
+          (L_val or 0, α, g^FO).
+        """
+
+        def added():
+            loss, *more = self.pullback(inner, weights, t)
+            return loss, *optax.tree.add([alpha, first_order], more)
+
+        outer_batch = jax.eval_shape(self.outer_batch_at, jax.ShapeDtypeStruct((), jnp.int32))
+        shape = jax.eval_shape(inner.problem.outer_loss, weights, inner.hparams, outer_batch)
+        skipped = jnp.zeros(shape.shape, shape.dtype), alpha, first_order
+        return jax.lax.cond(self.falls_at(t, begin), added, lambda: skipped)
 
     def watch(self, inner: InnerRun, steps: int):
         """The first `steps` inner steps; (the weights after them, the losses on the way, [..])."""

@@ -172,19 +172,14 @@ def _reverse_mode(
             f"(every={losses.every}); expected a window of more than {horizon - losses.end}"
         )
     start, early = losses.watch(inner, begin)
-    sweep = _checkpointed if checkpoint else _stored
+    sweep = _checkpointed if checkpoint else stored
     if snapshots is not None and losses.end - begin > 1:
         sweep = with_snapshots(snapshots)
     last, pull = sweep(inner.stretch(start, begin, losses.end - begin))
     loss, alpha, first_order = losses.pullback(inner, last, losses.end)
 
     def add_loss(first_order, t, weights, batch, alpha, total):
-        def add():
-            loss, *more = losses.pullback(inner, weights, t)
-            return loss, *optax.tree.add([alpha, first_order], more)
-
-        skip = jnp.zeros_like(loss), alpha, first_order
-        value, alpha, first_order = jax.lax.cond(losses.falls_at(t, begin), add, lambda: skip)
+        value, alpha, first_order = losses.add(inner, weights, t, alpha, first_order, begin)
         return first_order, alpha, value
 
     visit = add_loss if losses.number > 1 else None
@@ -202,7 +197,7 @@ def _reverse_mode(
     return Hypergradient(pulled.carry, like(pulled.total, hparams)), info
 
 
-def _stored(inner: InnerRun):
+def stored(inner: InnerRun):
     """Runs the steps, keeping every weight.
 
     Returns:
@@ -222,7 +217,7 @@ def _stored(inner: InnerRun):
 
 
 def _checkpointed(inner: InnerRun):
-    """Like `_stored`, keeping the weights at which each of about √T segments starts.
+    """Like `stored`, keeping the weights at which each of about √T segments starts.
 
     The steps that √T does not divide go first, as a short segment.
     """
@@ -240,7 +235,7 @@ def _checkpointed(inner: InnerRun):
     def pull(alpha, total, carry, visit):
         def pull_segment(ends, at):
             weights, begin = at
-            _, pull = _stored(inner.stretch(weights, begin, length))
+            _, pull = stored(inner.stretch(weights, begin, length))
             *ends, outputs = pull(*ends, visit)
             return tuple(ends), outputs
 
@@ -250,7 +245,7 @@ def _checkpointed(inner: InnerRun):
         outputs = jax.tree.map(lambda x: x.reshape(count * length, *x.shape[2:]), outputs)
         if not rest:
             return Pulled(*ends, outputs=outputs)
-        _, pull = _stored(short)
+        _, pull = stored(short)
         before = pull(*ends, visit)
         both = jax.tree.map(lambda *x: jnp.concatenate(x), before.outputs, outputs)
         return before._replace(outputs=both)

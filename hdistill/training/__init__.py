@@ -8,6 +8,7 @@ with training.RunFolder("runs/mine", {"rate": 0.1, "seed": 0}, resume=True) as f
 from hdistill.files import OwnedFolder
 from hdistill.training.checkpoints import DamagedCheckpoint
 from hdistill.training.folder import OtherRun, Run, RunFolder, read_run, shared_folder
+from hdistill.training.long import reverse_mode
 from hdistill.training.run import NonFiniteLoss, Stopped, run
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "RunFolder",
     "Stopped",
     "read_run",
+    "reverse_mode",
     "run",
     "shared_folder",
 ]
