@@ -14,6 +14,7 @@ move during training.
 """
 
 from hdistill import offline, online
+from hdistill.accumulate import accumulate
 from hdistill.cache import clear_cache
 from hdistill.checks.batches import OutOfDataWarning
 from hdistill.checks.problem import NonFiniteWarning, ZeroHypergradientWarning
@@ -52,6 +53,7 @@ __all__ = [
     "StreamState",
     "Transition",
     "ZeroHypergradientWarning",
+    "accumulate",
     "clear_cache",
     "compare",
     "evaluate",

@@ -81,9 +81,8 @@ def reverse_mode(
 
     Examples:
       >>> from hdistill import training
-      >>> data = np.asarray(inputs), np.asarray(labels)
       >>> g = training.reverse_mode(
-      ...     problem, hparams, weights, lambda t: data, outer_batch, horizon=20, folder="runs/long"
+      ...     problem, hparams, weights, batches, outer_batch, horizon=20, folder="runs/long"
       ... )
       >>> print(g.total)
       [-0.21  0.08  0.66]

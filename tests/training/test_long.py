@@ -313,5 +313,52 @@ def test_segments_cover_every_step_once_and_are_of_three_lengths():
                     assert ends >= set(range(every, horizon + 1, every))
 
 
+def outer(folder, **how):
+    with training.RunFolder(folder, {}, resume=True) as opened:
+        state = training.outer_run(
+            PROBLEM,
+            LAM,
+            START,
+            batch_at,
+            batch_at(0),
+            hyper_optimizer=optax.adam(0.1),
+            total=3,
+            folder=opened,
+            horizon=STEPS,
+            segment=4,
+            **how,
+        )
+        return state, [row["outer_loss"] for row in opened.rows]
+
+
+def test_long_learning_is_a_loop_of_exact_hypergradients_also_cut_anywhere(tmp_path, monkeypatch):
+    whole, losses = outer(tmp_path / "whole")
+    hparams, state = LAM, optax.adam(0.1).init(LAM)
+    for found in losses:
+        arguments = PROBLEM, hparams, START, (INPUTS, TARGETS), batch_at(0)
+        g, info = hd.offline.reverse_mode(*arguments, return_info=True)
+        np.testing.assert_allclose(info.outer_loss, found, rtol=1e-12)
+        updates, state = optax.adam(0.1).update(g.total, state, hparams)
+        hparams = optax.apply_updates(hparams, updates)
+    assert_close(whole.hparams, hparams, 1e-10)
+    assert len(losses) == 3 and losses[2] < losses[0]
+    write = states.write_tree
+    for stop in (1, 5, 9, 13):  # forward and back, in the first, second and third training
+        seen = []
+
+        def cut(path, *more, seen=seen, stop=stop):
+            write(path, *more)
+            seen.append(path)
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(long, "write_tree", cut)
+        with pytest.raises(KeyboardInterrupt):
+            outer(tmp_path / str(stop))
+        monkeypatch.setattr(long, "write_tree", write)
+        again, rows = outer(tmp_path / str(stop))
+        jax.tree.map(np.testing.assert_array_equal, (again, rows), (whole, losses))
+
+
 if __name__ == "__main__":
     call(sys.argv[1], every=2, outer=batch_at, segment=4, store=sys.argv[2])
