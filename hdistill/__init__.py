@@ -19,6 +19,8 @@ from hdistill.cache import clear_cache
 from hdistill.checks.batches import OutOfDataWarning
 from hdistill.checks.problem import NonFiniteWarning, ZeroHypergradientWarning
 from hdistill.compare import Fidelity, compare
+from hdistill.diagnose import diagnose
+from hdistill.diagnosis import Cheaper, Diagnosis
 from hdistill.hypergradient.estimator import Estimator, Hypergradient, Transition
 from hdistill.hypergradient.fit import FitStatus
 from hdistill.hypergradient.fit_size import SizeSamples, fit_size
@@ -34,6 +36,8 @@ from hdistill.problem import InnerState, Problem, from_losses, meta_problem, unr
 
 __all__ = [
     "LDS",
+    "Cheaper",
+    "Diagnosis",
     "Estimator",
     "Fidelity",
     "FitInfo",
@@ -56,6 +60,7 @@ __all__ = [
     "accumulate",
     "clear_cache",
     "compare",
+    "diagnose",
     "evaluate",
     "fit_size",
     "fomaml",
