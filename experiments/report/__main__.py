@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from experiments.attribution import report as attribution
 from experiments.draw.sets import draw_set, load_set, svg
 from experiments.draw.tables import ranges
 from experiments.fidelity import report as fidelity
@@ -32,6 +33,7 @@ STUDIES = {
     "image_meta": ("Images (Section 5, Appendix J)", image_meta),
     "fidelity": ("Fidelity (Section 5.1)", fidelity),
     "standard": ("Standard learning (Appendix H)", standard),
+    "attribution": ("Attribution: which examples made a prediction", attribution),
 }
 INTRO = """# Results
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hdistill.devices import vary_like
 from hdistill.problem import InnerRun
 from hdistill.products import outer_pullback
 
@@ -53,7 +54,8 @@ class OuterLosses(NamedTuple):
 
         outer_batch = jax.eval_shape(self.outer_batch_at, jax.ShapeDtypeStruct((), jnp.int32))
         shape = jax.eval_shape(inner.problem.outer_loss, weights, inner.hparams, outer_batch)
-        skipped = jnp.zeros(shape.shape, shape.dtype), alpha, first_order
+        nothing = vary_like(jnp.zeros(shape.shape, shape.dtype), (alpha, weights))
+        skipped = nothing, alpha, first_order
         return jax.lax.cond(self.falls_at(t, begin), added, lambda: skipped)
 
     def watch(self, inner: InnerRun, steps: int):

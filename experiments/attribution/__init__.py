@@ -1,0 +1,1 @@
+"""Attribution of predictions to training examples: which approximations are worth how much."""
