@@ -27,11 +27,8 @@ class Diagnosis(NamedTuple):
     """The report of `hd.diagnose`; prints as a table.
 
     Examples:
-      >>> report = hd.diagnose(
-      ...     problem, hparams, weights, batches, outer_batch, key=jax.random.key(0), horizon=5
-      ... )
-      >>> report.finite, report.unreached
-      (True, ())
+      >>> hd.Diagnosis._fields[:2]
+      ('repeats', 'slope')
 
     Attributes:
       repeats: |f - f'| / |f| of two compilations of the same training; 0 if nothing outside λ, w_0

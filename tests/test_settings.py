@@ -58,7 +58,12 @@ def steps() -> int:
     return 1 if jax.config.jax_disable_jit else 2
 
 
-@pytest.mark.parametrize("name", ONLINE)
+# Without jit a learner takes seconds: those whose states differ most.
+EAGER = ("first_order", "forward_mode", "reverse_mode", "robust_hyperdistill")
+LEARNERS = [(name, "strict") for name in ONLINE] + [(name, "without jit") for name in EAGER]
+
+
+@pytest.mark.parametrize("name, strictly", LEARNERS, indirect=["strictly"])
 def test_learner(name, strictly):
     case, tasks = case_and_tasks()
     method = ONLINE[name](case.problem)
@@ -71,7 +76,10 @@ def test_learner_of_an_offline_method(strictly):
     assert info.finite.all() and info.moved.all()
 
 
-@pytest.mark.parametrize("name", ["one_step", "hyperdistill"])
+STREAMS = [("one_step", "strict"), ("hyperdistill", "strict"), ("one_step", "without jit")]
+
+
+@pytest.mark.parametrize("name, strictly", STREAMS, indirect=["strictly"])
 def test_stream(name, strictly):
     case, _ = case_and_tasks()
     estimator, task = ONLINE[name](case.problem), (case.batches[0], case.outer_batch)
