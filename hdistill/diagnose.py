@@ -18,6 +18,7 @@ from hdistill.checks.reach import reaching_hparams
 from hdistill.checks.values import check_hparams, check_key, check_positive, check_weights, named
 from hdistill.diagnosis import Cheaper, Diagnosis, alarms_of, notes_of
 from hdistill.hypergradient.moving import moving_run
+from hdistill.hypergradient.offline_method import is_offline
 from hdistill.hypergradient.reverse_mode import stored
 from hdistill.problem import InnerRun, Problem
 from hdistill.products import outer_pullback
@@ -84,6 +85,10 @@ def diagnose(
     check_functions(problem)
     check_key(key)
     step = check_positive("step", step)
+    if not is_offline(method):
+        raise ValueError(
+            f"method={method!r}: expected a method of hd.offline, or a function called like one"
+        )
     if is_tracing():
         raise ValueError("hd.diagnose: expected a call outside jax.jit and jax.vmap")
     horizon = count_steps(batches, horizon)

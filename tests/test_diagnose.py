@@ -55,6 +55,9 @@ def test_bad_arguments_are_named():
     case = quadratic("sgd", horizon=2)
     with pytest.raises(ValueError, match="key"):
         hd.diagnose(*case, key=0)
+    for method in ("reverse_mode", hd.online.one_step):
+        with pytest.raises(ValueError, match="method="):
+            hd.diagnose(*case, key=jax.random.key(0), method=method)
     with pytest.raises(ValueError, match="step"):
         hd.diagnose(*case, key=jax.random.key(0), step=-1.0)
     with pytest.raises(ValueError, match=r"outside jax\.jit"):

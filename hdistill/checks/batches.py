@@ -108,6 +108,13 @@ def traced(call: str, what: str):
             f"{call}: {what}; expected a function that JAX can trace, with its data in jnp arrays "
             "and no Python int of what it is given"
         ) from error
+    except (TypeError, ValueError) as error:  # of NumPy's, which was given a traced array
+        if "Tracer" not in str(error):
+            raise
+        raise ValueError(
+            f"{call}: {what}, but {error}; expected a function that JAX can trace (of batches by "
+            "NumPy: stack them, or use hdistill.training.reverse_mode)"
+        ) from error
 
 
 def warn_of_last_batch(name: str, batches, horizon: int, every: int | None = None) -> None:

@@ -68,7 +68,8 @@ def check_problem(problem, hparams, weights, batch, outer_batch) -> None:
     name = "problem.outer_loss(weights, hparams, batch)"
     loss = _result(name, problem.outer_loss, weights, hparams, outer_batch)
     if not jax.tree_util.all_leaves([loss]) or loss.shape or not is_real(loss):
-        raise ValueError(f"{name} returned {loss}: expected a real scalar")
+        shown = jax.tree.map(describe, loss)
+        raise ValueError(f"{name} returned {shown}: expected a real scalar")
 
 
 def _result(name: str, function, *arguments):
@@ -92,7 +93,9 @@ def _result(name: str, function, *arguments):
         return jax.eval_shape(call, *shapes(arguments))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         weights, hparams, batch = (jax.tree.map(describe, x) for x in shapes(arguments))
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
+        if isinstance(error, KeyError):
+            reason = f"there is no {reason}"
         if isinstance(error, jax.errors.JAXTypeError):
             reason = "it asks for the values of traced arrays, as NumPy, float(), int() and `if` do"
         raise ValueError(

@@ -1,5 +1,6 @@
 """The makings of an offline method: its arguments, its checks, its info."""
 
+import inspect
 import sys
 from typing import Any, Literal, NamedTuple, Protocol, overload
 
@@ -113,6 +114,18 @@ class OfflineMethod(Protocol):
 def offline_method(function: Any) -> OfflineMethod:
     """The function itself, for type checkers an `OfflineMethod`."""
     return function
+
+
+def is_offline(estimator, **options) -> bool:
+    """Tells whether it can be called as an offline method is, with the options."""
+    if not callable(estimator):
+        return False
+    task = ("problem", "hparams", "weights", "batches", "outer_batch")
+    try:
+        inspect.signature(estimator).bind(*task, horizon=1, return_info=True, **options)
+    except (TypeError, ValueError):  # the latter of a function written in C
+        return False
+    return True
 
 
 class Arguments(NamedTuple):

@@ -1,7 +1,6 @@
 """The checked arguments of a learner or a stream."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from hdistill.checks.problem import check_functions
 from hdistill.checks.values import check_calls, check_choice, check_count, describe
 from hdistill.devices import vary_like
 from hdistill.hypergradient.estimator import Estimator
+from hdistill.hypergradient.offline_method import is_offline
 from hdistill.learners.draws import numbered
 from hdistill.learners.initialization import Initialization
 from hdistill.problem import Problem
@@ -138,7 +138,7 @@ def _check_estimator(estimator) -> None:
     if isinstance(estimator, Estimator):
         return
     uncalled = any(estimator is getattr(online, name) for name in online.__all__)
-    if uncalled or not _is_offline(estimator):
+    if uncalled or not is_offline(estimator):
         raise ValueError(
             f"estimator={estimator!r}: expected a call, hd.online.NAME(problem, ...), a method of "
             "hd.offline, or a function called like one"
@@ -171,23 +171,11 @@ def _check_offline(estimator, horizon: int, every: int | None, last: int) -> Non
         return
     if every > horizon:
         raise ValueError(f"every={every}: expected at most horizon={horizon}")
-    if not _is_offline(estimator, every=every):
+    if not is_offline(estimator, every=every):
         raise ValueError(
             f"every={every}: expected None, because estimator={estimator!r} is an offline method "
             "without that option (hd.offline.reverse_mode and hd.offline.drmad have it)"
         )
-
-
-def _is_offline(estimator, **options) -> bool:
-    """Tells whether it can be called as an offline method is, with the options."""
-    if not callable(estimator):
-        return False
-    task = ("problem", "hparams", "weights", "batches", "outer_batch")
-    try:
-        inspect.signature(estimator).bind(*task, horizon=1, return_info=True, **options)
-    except (TypeError, ValueError):  # the latter of a function written in C
-        return False
-    return True
 
 
 def _schedule(fit_period):

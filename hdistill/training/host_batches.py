@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hdistill.checks.values import Signature
+from hdistill.checks.values import Signature, check_arrays
 from hdistill.training.processes import is_key
 
 
@@ -27,7 +27,9 @@ class HostBatches:
         self.name, self._batch_at = name, batch_at
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._ahead: tuple = ()  # (numbers, what is loaded)
-        self.example = jax.tree.map(_array, self._asked(first))
+        example = self._asked(first)
+        check_arrays(f"{name}({first})", jax.tree.map(_array, example))
+        self.example = jax.tree.map(_array, example)
         self._kind = Signature.of(self.example)
 
     def __enter__(self) -> "HostBatches":

@@ -1,10 +1,12 @@
 """Exact reverse mode through any number of steps: a host loop over compiled segments."""
 
 import pathlib
+import re
 import shutil
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -113,7 +115,8 @@ def reverse_mode(
 
     Raises:
       ValueError: a batch that raises, has another shape or is another one the second time; a
-        folder of another call (other λ, w_0, horizon, ...); arguments that do not fit together.
+        folder of another call (other λ, w_0, Φ, first batch, horizon, ...); arguments that do not
+        fit together.
       NonFiniteLoss: a ValueError: weights, a loss or a cotangent that is not finite, with its step.
       Stopped: a KeyboardInterrupt, on Ctrl-C or SIGTERM.
       OSError: a state could not be written, as on a full disk; what is there stands.
@@ -125,6 +128,11 @@ def reverse_mode(
     check_choice("store", store, ("disk", "host"))
     if snapshots is not None:
         snapshots = check_count("snapshots", snapshots, least=2)
+    if not callable(batch_at):
+        raise ValueError(
+            f"batch_at is a {type(batch_at).__name__}: expected a function (t) -> batch; stacked "
+            "batches are hd.offline.reverse_mode's"
+        )
     check_calls("batch_at", batch_at, "(t)")
     check_flag("queries", queries), check_flag("return_info", return_info)
     every = check_every(every, horizon, outer_batch)
@@ -154,8 +162,9 @@ class _LongRun:
         self.end = horizon // self.n * self.n
         one, self.count = self.outer_batch(self.n), None
         if queries:
-            self.count = leading_axis(one, "outer_batch")
+            self.count = leading_axis(one, "outer_batch, with queries=True,")
             one = jax.tree.map(lambda x: x[0], one)
+        self._one_outer = one
         check_problem(problem, hparams, self.weights, batches.example, one)
         warn_if_zero(problem, hparams, self.weights, batches.example, one, horizon, "reverse_mode")
         self.segments = segments(horizon, self.n, length)
@@ -174,7 +183,19 @@ class _LongRun:
             "hparams": checksum_of(self.hparams),
             "weights": checksum_of(self.weights),
             "outer_batch": checksum_of(self.outer_batch(self.end)),
+            "first_batch": checksum_of(self.batches.example),
+            "problem": self._program(),
         }
+
+    def _program(self) -> int:
+        """A checksum of Φ, its surrogate and L_val as JAX traces them, and of their constants."""
+        given, total = (self.weights, self.hparams), 0
+        functions = [(f, self.batches.example) for f in self.problem[::2] if f is not None]
+        for function, batch in [*functions, (self.problem.outer_loss, self._one_outer)]:
+            traced = jax.make_jaxpr(function)(*given, batch)
+            text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))  # addresses of this process
+            total = zlib.crc32(text.encode(), total) ^ checksum_of(traced.consts)
+        return total
 
     def outer_batch(self, t: int):
         """Of the loss at w_t."""
@@ -196,8 +217,8 @@ class _LongRun:
         self.path.mkdir(exist_ok=True)
         size, count = nbytes(self.start), len(self.segments)
         if self.on_disk and not any(self.path.iterdir()):
-            need, free = size * (count + 1), shutil.disk_usage(self.path).free
-            if need > free:
+            need, free = size * count, shutil.disk_usage(self.path).free
+            if need + size > free:  # and the cotangents
                 raise ValueError(
                     f"folder={folder.path}: the states would take {need / 1e9:.3g} GB, and the "
                     f"disk has {free / 1e9:.3g} GB free; expected a larger segment, or another disk"
@@ -365,7 +386,10 @@ class _LongRun:
         if self.folder.summary is None:
             return None
         carry, done, losses = self._resumed()
-        return self._result(carry, losses) if done == 0 else None
+        if done != 0:
+            return None
+        print(f"{self.folder.path}: this call has ended before, its result", file=sys.stderr)
+        return self._result(carry, losses)
 
     def _result(self, carry: Carry, losses: list):
         result = Hypergradient(carry.first_order, like(carry.second_order, self.hparams))

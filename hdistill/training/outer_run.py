@@ -1,5 +1,6 @@
 """Long learning of λ: one exact hypergradient of a whole long training after another."""
 
+import json
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -11,11 +12,13 @@ import optax
 
 from hdistill.checks.optimizers import begin, check_optimizer, transform
 from hdistill.checks.values import check_count, check_hparams
-from hdistill.training.folder import RunFolder
+from hdistill.files import differences
+from hdistill.training.folder import Follower, OtherRun, RunFolder
+from hdistill.training.host_batches import checksum_of
 from hdistill.training.long import reverse_mode
 from hdistill.training.run import run
 
-INNER = "inner"
+INNER, OPTIONS = "inner", "outer_run.json"
 
 
 class OuterState(NamedTuple):
@@ -87,7 +90,8 @@ def outer_run(
       batch_at, outer_batch: as for `hdistill.training.reverse_mode`.
       hyper_optimizer: an optax transformation, of λ.
       total: how many trainings.
-      folder: a `RunFolder`, whose configuration says everything that decides the result.
+      folder: a `RunFolder`, whose configuration says what else decides the result (the optimizers'
+        rates, the data); the first λ and `how` are checked against those it was begun with.
       label: for the progress bar.
       how: further options of `hdistill.training.reverse_mode`: horizon, segment, store, every, ...
 
@@ -105,7 +109,10 @@ def outer_run(
     taken = {"folder", "return_info", "queries"} & how.keys()
     if taken:
         raise ValueError(f"{sorted(taken)[0]}: expected none of it, outer_run sets it itself")
+    if not isinstance(folder, RunFolder | Follower):
+        raise ValueError(f"folder={folder!r}: expected a training.RunFolder(path, config)")
     hparams = jax.tree.map(jnp.asarray, hparams)
+    _check_same(folder, {"first_hparams": checksum_of(hparams)} | how)
     inner = folder.claim(INNER)
 
     @jax.jit
@@ -134,6 +141,19 @@ def outer_run(
         unit="training",
         label=label,
     )
+
+
+def _check_same(folder, options: dict) -> None:
+    """Raises OtherRun where the folder's trainings had other options."""
+    now = json.loads(json.dumps(options, default=repr))
+    before = json.loads(folder.read(OPTIONS) or "null")
+    differing = differences(before, now, sorted(before.keys() | now.keys())) if before else ""
+    if differing:
+        raise OtherRun(
+            f"{folder.path} holds trainings with other options ({differing}): expected the same "
+            "ones, or another folder"
+        )
+    folder.write(OPTIONS, json.dumps(now))
 
 
 def _remove_but(folder: pathlib.Path, name: str) -> None:

@@ -34,7 +34,7 @@ class NonFiniteLoss(ValueError):
         at = "in" if inner_step is None else f"at inner step {inner_step} of"
         last = f"that of {unit} {checkpoint}" if checkpoint else "none yet"
         super().__init__(
-            f"{what} {at} {unit} {step}; expected it to be finite; last good checkpoint: {last}"
+            f"{what} {at} {unit} {step}; expected finite numbers; last good checkpoint: {last}"
         )
 
     def __reduce__(self):

@@ -205,6 +205,8 @@ def test_another_call_is_refused_and_says_what_differs(tmp_path):
         "segment": {"segment": 3},
         "every": {"every": 1, "outer": batch_at},
         "outer_batch": {"outer": batch_at(1)},
+        "first_batch": {"batches": lambda t: batch_at(t + 1)},
+        "problem": {"problem": hd.from_losses(loss, outer_loss, optax.adam(0.01, eps_root=1e-8))},
     }.items():
         with pytest.raises(training.OtherRun, match=name):
             call(tmp_path, **{"horizon": 3} | other)
@@ -233,6 +235,8 @@ def raises(t):
             "not finite in inner step 7",
         ),
         (lambda: None, "batch_at="),
+        ((INPUTS, TARGETS), "batch_at is a tuple: expected a function"),
+        (lambda t: "a text", r"batch_at\(0\)"),
     ],
 )
 def test_bad_batches_are_named(tmp_path, batches, words):
@@ -324,9 +328,7 @@ def outer(folder, **how):
             hyper_optimizer=optax.adam(0.1),
             total=3,
             folder=opened,
-            horizon=STEPS,
-            segment=4,
-            **how,
+            **({"horizon": STEPS, "segment": 4} | how),
         )
         return state, [row["outer_loss"] for row in opened.rows]
 
@@ -342,6 +344,20 @@ def test_long_learning_is_a_loop_of_exact_hypergradients_also_cut_anywhere(tmp_p
         hparams = optax.apply_updates(hparams, updates)
     assert_close(whole.hparams, hparams, 1e-10)
     assert len(losses) == 3 and losses[2] < losses[0]
+    with pytest.raises(training.OtherRun, match="horizon"):
+        outer(tmp_path / "whole", horizon=STEPS - 1)
+    with pytest.raises(ValueError, match="folder='a path'"):
+        training.outer_run(
+            PROBLEM,
+            LAM,
+            START,
+            batch_at,
+            batch_at(0),
+            hyper_optimizer=optax.sgd(0.1),
+            total=1,
+            folder="a path",
+            horizon=2,
+        )
     write = states.write_tree
     for stop in (1, 5, 9, 13):  # forward and back, in the first, second and third training
         seen = []
