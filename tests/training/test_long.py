@@ -67,8 +67,18 @@ def whole(tmp_path_factory):
     return call(tmp_path_factory.mktemp("whole"), every=2, outer=batch_at, segment=4)
 
 
-@pytest.mark.parametrize("every", [None, 1, 2, 4, STEPS])
-@pytest.mark.parametrize("how", [{}, {"segment": 1}, {"segment": 4, "store": "host"}])
+@pytest.mark.parametrize(
+    "every, how",
+    [
+        (None, {}),
+        (None, {"segment": 1}),
+        (1, {"segment": 4, "store": "host"}),
+        (2, {"segment": 4}),
+        (4, {"segment": 3}),
+        (4, {"segment": 1, "store": "host"}),
+        (STEPS, {}),
+    ],
+)
 def test_it_is_the_gradient_of_the_unroll(tmp_path, every, how):
     n = every or STEPS
 
