@@ -22,7 +22,7 @@ from hdistill.hypergradient.offline_method import is_offline
 from hdistill.hypergradient.reverse_mode import stored
 from hdistill.problem import InnerRun, Problem
 from hdistill.products import outer_pullback
-from hdistill.tree import is_finite, is_real, split, wide
+from hdistill.tree import is_real, split, wide
 
 EPSILONS = 4.0 ** -np.arange(1, 15)  # of a direction as long as λ
 
@@ -52,7 +52,8 @@ def diagnose(
       way back; the cosine and the products of cheaper methods, of which it names the cheapest above
       0.95.
 
-    About 25 trainings and three exact hypergradients; the weights of all T steps in memory.
+    23 trainings, two hypergradients of the method and two exact ones; the weights of all T steps
+    in memory.
 
     Examples:
       >>> report = hd.diagnose(
@@ -119,11 +120,14 @@ class _Case(NamedTuple):
     outer_batch: Any
     horizon: int
 
+    def run(self, hparams) -> InnerRun:
+        """The inner optimisation at another λ."""
+        batch_at = batch_stream(self.batches)
+        return InnerRun(self.problem, hparams, self.weights, batch_at, self.horizon)
+
     def train(self, hparams):
         """(L_val, w_T) at another λ."""
-        batch_at = batch_stream(self.batches)
-        run = InnerRun(self.problem, hparams, self.weights, batch_at, self.horizon)
-        end, _ = run.steps()
+        end, _ = self.run(hparams).steps()
         return self.problem.outer_loss(end, hparams, self.outer_batch), end
 
     def hypergradient(self, method: Callable):
@@ -258,9 +262,7 @@ def _growth(case: _Case) -> np.ndarray:
 
     @jax.jit
     def norms():
-        batch_at = batch_stream(case.batches)
-        run = InnerRun(case.problem, case.hparams, case.weights, batch_at, case.horizon)
-        run = moving_run(run)[0]
+        run = moving_run(case.run(case.hparams))[0]
         last, pull = stored(run)
         _, alpha, direct = outer_pullback(run.problem, last, case.hparams, case.outer_batch)
 
@@ -277,20 +279,8 @@ def _growth(case: _Case) -> np.ndarray:
 def _first_bad(case: _Case, g, loss, end) -> str:
     """What is not finite first: the weights, at which step; the loss; a leaf of g."""
 
-    @jax.jit
-    def steps():
-        batch_at = batch_stream(case.batches)
-        run = InnerRun(case.problem, case.hparams, case.weights, batch_at, case.horizon)
-
-        def body(carry, _):
-            t, weights = carry
-            weights = run.step(weights, t)
-            return (t + 1, weights), is_finite(weights)
-
-        return jax.lax.scan(body, (jnp.int32(0), case.weights), length=case.horizon)[1]
-
     if not bool(jnp.isfinite(loss)):
-        fine = np.asarray(steps())
+        fine = np.asarray(jax.jit(lambda h: case.run(h).finite_steps())(case.hparams))
         if not fine.all():
             return f"the weights after inner step {int(np.argmin(fine)) + 1}"
         return "the outer loss"
@@ -314,8 +304,10 @@ def _cheaper(horizon: int) -> dict[str, Callable]:
 
 
 def _compare(case: _Case, methods: dict[str, Callable]) -> dict[str, Cheaper]:
+    found: dict[str, Cheaper] = {}
+    if not methods:
+        return found
     exact = case.hypergradient(offline.reverse_mode)[0].total
-    found = {}
     for name, method in methods.items():
         g, info = case.hypergradient(method)
         found[name] = Cheaper(_cosine(g.total, exact), int(info.products))

@@ -24,7 +24,7 @@ from hdistill.checks.values import (
     check_weights,
     named,
 )
-from hdistill.tree import dtype_of, is_real
+from hdistill.tree import dtype_of, is_finite, is_real
 
 PyTree = Any
 
@@ -271,6 +271,17 @@ class InnerRun(NamedTuple):
     def step(self, weights: PyTree, t) -> PyTree:
         """w_{t+1} from w_t."""
         return self.problem.update(weights, self.hparams, self.batch_at(t))
+
+    def finite_steps(self) -> jax.Array:
+        """Whether the weights after each step are finite, bool [T]."""
+
+        def body(carry, _):
+            t, weights = carry
+            weights = self.step(weights, t)
+            return (t + 1, weights), is_finite(weights)
+
+        start = (jnp.asarray(self.first, jnp.int32), self.weights)
+        return jax.lax.scan(body, start, length=self.horizon)[1]
 
     def steps(self, keep: bool = False):
         """All steps; (the last weights, those before each step, stacked, or None)."""

@@ -170,6 +170,7 @@ class _LongRun:
         self.segments = segments(horizon, self.n, length)
         self.moved = moving_leaves(problem, hparams, self.weights, batches.example)
         self.start, self._merge = part(self.weights, self.moved)
+        self._finite = bool(is_finite(self.start))
         self.back = sum(segment.first < self.end for segment in self.segments)  # to go back through
 
     @property
@@ -264,8 +265,8 @@ class _LongRun:
         """Segment k forward: the weights after it that Φ moves."""
         segment, batches = self.segments[k], self._batches(k, k + 1)
         given = self.hparams, self._merge(weights), batches, jnp.int32(segment.first)
-        end = forward(self.problem, segment)(*given)
-        if not bool(is_finite(end)) and bool(is_finite(weights)):
+        end, sound = forward(self.problem, segment)(*given)
+        if self._finite and not sound:  # masks may begin infinite
             finite = np.asarray(finite_steps(self.problem, segment)(*given))
             step = segment.first + int(np.argmin(finite))
             raise NonFiniteLoss("the weights are not finite", "inner step", step + 1, None, 0)

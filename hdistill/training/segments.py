@@ -70,13 +70,15 @@ def default_length(horizon: int) -> int:
 
 
 def forward(problem, segment: Segment) -> Callable:
-    """(λ, weights, batches [S, ...], first) -> the weights that Φ moves, after the segment."""
+    """(λ, weights, batches [S, ...], first) -> the weights that Φ moves, and are they finite."""
     return compiled(_forward, problem, segment.steps)
 
 
 def _forward(problem, steps: int):
     def program(hparams, weights, batches, first):
-        return moving_run(_run(problem, hparams, weights, batches, steps, first))[0].steps()[0]
+        run = _run(problem, hparams, weights, batches, steps, first)
+        last, _ = moving_run(run)[0].steps()
+        return last, is_finite(last)
 
     return program
 
@@ -88,14 +90,8 @@ def finite_steps(problem, segment: Segment) -> Callable:
 
 def _finite_steps(problem, steps: int):
     def program(hparams, weights, batches, first):
-        run = moving_run(_run(problem, hparams, weights, batches, steps, first))[0]
-
-        def body(carry, _):
-            t, weights = carry
-            weights = run.step(weights, t)
-            return (t + 1, weights), is_finite(weights)
-
-        return jax.lax.scan(body, (jnp.asarray(first, jnp.int32), run.weights), length=steps)[1]
+        run = _run(problem, hparams, weights, batches, steps, first)
+        return moving_run(run)[0].finite_steps()
 
     return program
 

@@ -222,9 +222,15 @@ def test_another_call_is_refused_and_says_what_differs(tmp_path):
             call(tmp_path, **{"horizon": 3} | other)
 
 
-def moody(t, asked=[]):  # noqa: B006
-    asked.append(t)
-    return INPUTS[t] + 0.1 * (asked.count(t) > 1 and t == 4), TARGETS[t]
+def moody():
+    """Batches of which the fifth is another one the second time."""
+    asked = []
+
+    def batch_at(t):
+        asked.append(t)
+        return INPUTS[t] + 0.1 * (asked.count(t) > 1 and t == 4), TARGETS[t]
+
+    return batch_at
 
 
 def raises(t):
@@ -234,7 +240,7 @@ def raises(t):
 @pytest.mark.parametrize(
     "batches, words",
     [
-        (moody, r"batch_at\(4\) gave another batch than the first time"),
+        (moody(), r"batch_at\(4\) gave another batch than the first time"),
         (raises, r"batch_at\(5\) raised KeyError: 'no file'"),
         (
             lambda t: (INPUTS[t][: 4 - (t == 7)], TARGETS[t]),
@@ -321,7 +327,7 @@ def test_segments_cover_every_step_once_and_are_of_three_lengths():
                 found = segments.segments(horizon, every, length)
                 steps = [t for segment in found for t in segment.numbers]
                 assert steps == list(range(horizon))
-                assert len({segment.steps for segment in found}) <= 4
+                assert len({segment.steps for segment in found}) <= 3
                 ends = {segment.first + segment.steps for segment in found}
                 if every >= length:
                     assert ends >= set(range(every, horizon + 1, every))
