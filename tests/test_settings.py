@@ -36,7 +36,12 @@ def case_and_tasks():
     return case, tuple(jnp.stack([x] * 2) for x in (case.batches[0], case.outer_batch))
 
 
-@pytest.mark.parametrize("name", OFFLINE)
+# Without jit each takes seconds: those whose programs differ most.
+METHODS = [(name, "strict") for name in OFFLINE]
+METHODS += [(name, "without jit") for name in ("forward_mode", "reverse_mode", "implicit cg")]
+
+
+@pytest.mark.parametrize("name, strictly", METHODS, indirect=["strictly"])
 def test_offline(name, strictly):
     case, _ = case_and_tasks()
     _, info = OFFLINE[name](*case, return_info=True)
@@ -58,8 +63,7 @@ def steps() -> int:
     return 1 if jax.config.jax_disable_jit else 2
 
 
-# Without jit a learner takes seconds: those whose states differ most.
-EAGER = ("first_order", "forward_mode", "reverse_mode", "robust_hyperdistill")
+EAGER = ("forward_mode", "robust_hyperdistill")
 LEARNERS = [(name, "strict") for name in ONLINE] + [(name, "without jit") for name in EAGER]
 
 

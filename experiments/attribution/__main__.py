@@ -28,9 +28,9 @@ from experiments.attribution import report
 from experiments.attribution.data import NAMES, load
 from experiments.attribution.presets import PRESETS, Preset, Recipe
 from experiments.attribution.setting import Setting, make_setting, memory, methods
-from experiments.draw.runs import numerics
 from experiments.draw.sets import open_out, write_set
 from experiments.run.command import Command, run_command
+from experiments.run.study import numerics
 from hdistill.checks.values import check_choice
 from hdistill.progress import Progress
 from hdistill.training import RunFolder

@@ -6,7 +6,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from scipy import stats
 
-from experiments.draw.tables import count_runs, format_interval, markdown
+from experiments.draw.tables import count_runs, format_interval, method_table
+
+WORDS = (
+    "LDS: the Spearman correlation of foretold and true changes of a query's loss over the "
+    "retrainings, mean over the queries, ± 95% over the runs. Memory is that of the weights a "
+    "method keeps; *trainings a query* is its time for a query, in trainings.\n"
+)
 
 
 def to_frame(runs) -> pd.DataFrame:
@@ -22,37 +28,34 @@ def to_frame(runs) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _several(frame: pd.DataFrame) -> bool:
+    return frame["recipe"].nunique() > 1
+
+
 def table(frame: pd.DataFrame) -> str:
     """Markdown: for each data set the LDS of each method; or of each recipe, beside its Ŝ."""
-    several = frame["recipe"].nunique() > 1
-    parts = []
+
+    def lds(fraction: float):
+        return lambda of: format_interval(of.loc[of["fraction"] == fraction, "lds"])
+
+    parts, fractions = [], sorted(frame["fraction"].unique())
+    columns = {f"{fraction:.0%} left out": lds(fraction) for fraction in fractions}
+    if _several(frame):
+        columns["Ŝ"] = lambda of: f"{of['smoothness'].mean():.3f}"
+    else:
+        columns["memory, MB"] = lambda of: f"{of['memory'].iloc[0] / 1e6:.1f}"
+        columns["trainings a query"] = lambda of: f"{of['trainings_a_query'].median():.2f}"
+    frame = frame.assign(title=frame["recipe" if _several(frame) else "attribution"])
     for problem, rows in frame.groupby("problem"):
-        by = "recipe" if several else "attribution"
-        lines = [_row(name, by, of) for name, of in rows.groupby(by, sort=False)]
         runs = count_runs(rows["seed"].nunique())
-        parts.append(f"**{problem}**, {runs}: LDS, mean ± 95% over the runs\n\n{markdown(lines)}")
-        if several:
+        parts.append(f"**{problem}**, {runs}: LDS\n\n{method_table(rows, columns)}")
+        if _several(frame):
             rho = stats.spearmanr(rows["smoothness"], rows["lds"])
             parts.append(
                 f"Spearman correlation of Ŝ and LDS over {len(rows)} trainings: "
                 f"{rho.statistic:.2f} (p = {rho.pvalue:.1g}).\n"
             )
-    parts.append(
-        "LDS: the Spearman correlation of foretold and true changes of a query's loss over the "
-        "retrainings, mean over the queries. Memory is that of the weights a method keeps; "
-        "*trainings a query* is its time for a query, in trainings.\n"
-    )
-    return "\n".join(parts)
-
-
-def _row(name, by: str, of: pd.DataFrame) -> dict:
-    row = {by: str(name)}
-    for fraction, rows in of.groupby("fraction"):
-        row[f"{fraction:.0%} left out"] = format_interval(rows["lds"])
-    if by == "recipe":
-        return row | {"Ŝ": f"{of['smoothness'].mean():.3f}"}
-    row["memory, MB"] = f"{of['memory'].iloc[0] / 1e6:.1f}"
-    return row | {"trainings a query": f"{of['trainings_a_query'].median():.2f}"}
+    return "\n".join([*parts, WORDS])
 
 
 def series(runs) -> list[dict]:
@@ -62,15 +65,15 @@ def series(runs) -> list[dict]:
 
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
     """LDS against memory for each method, or against Ŝ for each recipe."""
-    several = frame["recipe"].nunique() > 1
-    column, label = ("smoothness", "Ŝ") if several else ("memory", "bytes of weights kept")
+    of, column, label, scale, line = "attribution", "memory", "bytes of weights kept", "log", "o-"
+    if _several(frame):
+        of, column, label, scale, line = "recipe", "smoothness", "Ŝ", "linear", "o"
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for problem, rows in frame[frame["fraction"] == 0.05].groupby("problem"):
-        by = rows.groupby("recipe" if several else "attribution", sort=False)
-        means = by[[column, "lds"]].mean().sort_values(column)
-        axis.plot(means[column], means["lds"], "o" if several else "o-", ms=4, label=str(problem))
-        for name, row in means.iterrows() if not several else []:
+        means = rows.groupby(of, sort=False)[[column, "lds"]].mean().sort_values(column)
+        axis.plot(means[column], means["lds"], line, ms=4, label=str(problem))
+        for name, row in means.iterrows() if scale == "log" else []:
             axis.annotate(str(name), (row[column], row["lds"]), fontsize=6)
-    axis.set(xlabel=label, ylabel="LDS, 5% left out", xscale="linear" if several else "log")
+    axis.set(xlabel=label, ylabel="LDS, 5% left out", xscale=scale)
     axis.legend()
-    return {"smoothness" if several else "memory": figure}
+    return {column: figure}

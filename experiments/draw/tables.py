@@ -7,41 +7,38 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+META = (
+    "Means are over the runs that stayed finite; *minus 1-step* is over pairs of runs of one "
+    "seed, which share their start and their tasks. Products are Jacobian products of Φ for "
+    "each inner optimisation of a task; *s each* is the median time of one inner optimisation "
+    "of the meta-batch. *chosen*: the γ, the anchors or the rate with the best meta-validation.\n"
+)  # what `meta_table` shows
+
 
 def mean_interval(values) -> tuple[float, float]:
-    """Mean and half-width of its 95% interval (Student's t over independent runs).
+    """Mean and half-width of its 95% interval (Student's t over independent runs); nan of one."""
+    values = pd.Series(values, dtype=float).dropna()
+    return values.mean(), special.stdtrit(max(len(values) - 1, 1), 0.975) * values.sem()
 
-    The half-width is nan for a single value.
-    """
-    values = np.asarray(values, float)
-    if values.size < 2:
-        return float(values.mean()) if values.size else np.nan, np.nan
-    spread = values.std(ddof=1) / np.sqrt(values.size)
-    return float(values.mean()), float(special.stdtrit(values.size - 1, 0.975) * spread)
+
+def format_number(value: float, digits: int = 3, half: float = np.nan) -> str:
+    """A number, "± half" after it; a dash for nan; 1.2e+05 where the figure calls for it."""
+    if np.isnan(value):
+        return "–"
+    kind = f".{digits}f" if abs(value) < 1e4 else ".1e"
+    return f"{value:{kind}}" + ("" if np.isnan(half) else f" ± {half:{kind}}")
 
 
 def format_interval(values, digits: int = 3) -> str:
     """ "mean ± half-width" of the values that are there."""
-    mean, half = mean_interval(pd.Series(values, dtype=float).dropna())
-    if np.isnan(mean):
-        return "–"
-    kind = f".{digits}f" if abs(mean) < 1e4 else ".1e"
-    return f"{mean:{kind}}" + ("" if np.isnan(half) else f" ± {half:{kind}}")
-
-
-def format_number(value: float, digits: int = 3) -> str:
-    """A dash for nan; in scientific notation where the figure calls for it."""
-    if np.isnan(value):
-        return "–"
-    return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
+    mean, half = mean_interval(values)
+    return format_number(mean, digits, half)
 
 
 def difference(frame: pd.DataFrame, ours: str, base: str, column: str, scale: float = 1.0):
     """Seed by seed, of two methods named by title; pairs in which both runs ended finite."""
-    values = {
-        title: frame[frame["title"] == title].set_index("seed")[column] for title in (ours, base)
-    }
-    return (scale * (values[ours] - values[base])).dropna()
+    of = (frame[frame["title"] == title].set_index("seed")[column] for title in (ours, base))
+    return (scale * (next(of) - next(of))).dropna()
 
 
 def verdict(differences, scaled_down: bool = True) -> str:
@@ -78,17 +75,6 @@ def format_rate(frame: pd.DataFrame) -> str:
     return ", ".join(f"{rate:g}" for rate in argument(frame, "hyper_rate").dropna().unique()) or "–"
 
 
-def has_several_rates(frame: pd.DataFrame) -> bool:
-    """Tells whether a method ran at more than one rate of λ."""
-    rates = argument(frame, "hyper_rate")
-    return bool(rates.groupby(frame["method"]).nunique().max() > 1)
-
-
-def without_rate(title: str) -> str:
-    """A method's title, λ's rate left out."""
-    return title.split(", rate")[0]
-
-
 def chosen_titles(frame: pd.DataFrame, figure: str, sign: int = 1) -> dict[str, str]:
     """By method, the title with the best mean meta-validation figure: its γ, or its rate.
 
@@ -98,11 +84,6 @@ def chosen_titles(frame: pd.DataFrame, figure: str, sign: int = 1) -> dict[str, 
     scores = (sign * frame[figure]).fillna(-np.inf)
     means = scores.groupby([frame["method"], frame["title"]], sort=False).mean()
     return {name: str(of.idxmax()[1]) for name, of in means.groupby(level=0, sort=False)}
-
-
-def hyperdistill(chosen: dict[str, str]) -> str:
-    """HyperDistill's title among the chosen: the paper's, else that with momentum."""
-    return chosen.get("hyperdistill") or chosen["hyperdistill-momentum"]
 
 
 def method_table(
@@ -118,47 +99,40 @@ def method_table(
     for title, group in frame.groupby("title", sort=False):
         method = group["method"].iloc[0]
         mark = several[method] > 1 and (chosen or {}).get(method) == title
-        row = {"method": title + ", chosen" * bool(mark)}
-        rows.append(row | {name: cell(group) for name, cell in columns.items()})
+        cells = {name: cell(group) for name, cell in columns.items()}
+        rows.append({"method": title + ", chosen" * bool(mark)} | cells)
     return markdown(rows)
 
 
-def rate_grid(frame: pd.DataFrame, metric: str, sign: int, scale: float = 1.0) -> str:
-    """Markdown: the mean meta-validation of each method at each rate of λ, a row's best in bold.
+def meta_table(frame: pd.DataFrame, metric: str, sign: int, scale: float, columns: dict) -> str:
+    """Markdown: a row for each title.
 
     Args:
       metric: "mse" or "accuracy".
       sign: +1 where more is better, -1 where less is.
       scale: of the figures.
+      columns: before the others, as `method_table` has them.
     """
-    digits, every = 3 if scale == 1 else 1, argument(frame, "hyper_rate")
-    rows = frame.assign(version=frame["title"], title=frame["title"].map(without_rate))
-    versions = frame.assign(method=rows["title"])
-    best = set(chosen_titles(versions, f"validation_{metric}", sign).values())
+    chosen, digits = chosen_titles(frame, f"validation_{metric}", sign), 2 if scale > 1 else 3
 
-    def cell(rate):
-        def at(runs):
-            group = runs[every[runs.index] == rate]
-            figures = scale * group[f"validation_{metric}"].dropna()
-            lost = len(group) - len(figures)
-            text = format_number(figures.mean(), digits) if len(figures) else ""
-            text = f"{text} ({lost} of {len(group)} diverged)".strip() if lost else text
-            return f"**{text}**" if best & set(group["version"]) else text
+    def figures(group, part="test"):
+        return scale * group.set_index("seed")[f"{part}_{metric}"].dropna()
 
-        return at
-
-    def tested(runs):
-        return format_interval(
-            scale * runs.loc[runs["version"].isin(best), f"test_{metric}"], digits
-        )
-
-    columns = {f"{rate:g}": cell(rate) for rate in sorted(every.unique())}
-    columns |= {
-        "test at the best": tested,
-        "runs at a rate": lambda runs: f"{every[runs.index].value_counts().max()}",
-        "products": lambda runs: f"{products(runs):.0f}",
+    base = frame[frame["title"] == chosen.get("one-step")]
+    columns = columns | {
+        "test, mean ± 95%": lambda group: format_interval(figures(group), digits),
+        "meta-validation": lambda group: format_interval(figures(group, "validation"), digits),
+        "minus 1-step": lambda group: (
+            format_interval(figures(group) - figures(base), digits)
+            if group.index[0] not in base.index
+            else ""
+        ),
+        "not finite": lambda group: f"{len(group) - len(figures(group))} of {len(group)}",
+        "λ's rate": format_rate,
+        "products": lambda group: f"{products(group):.1f}",
+        "s each": lambda group: format_number(group["seconds_each"].median()),
     }
-    return method_table(rows, columns)
+    return method_table(frame, columns, chosen)
 
 
 def markdown(rows: list[dict]) -> str:
@@ -181,25 +155,19 @@ def products(group: pd.DataFrame) -> float:
 
 def provenance(frame: pd.DataFrame) -> str:
     """The lines that say what produced the runs."""
-
-    def distinct(values) -> str:
-        return ", ".join(dict.fromkeys(map(str, values)))
-
-    packages = [", ".join(f"{k} {v}" for k, v in json.loads(x).items()) for x in frame["packages"]]
+    names = "preset", "device", "python", "commit"
+    said = {name: ", ".join(frame[name].drop_duplicates()) for name in names}
+    each = (json.loads(text).items() for text in frame["packages"].drop_duplicates())
+    packages = "; ".join(", ".join(f"{name} {of}" for name, of in versions) for versions in each)
     return (
-        f"- preset {distinct(frame['preset'])}, seeds {ranges(frame['seed'])}\n"
-        f"- device {distinct(frame['device'])}; Python {distinct(frame['python'])}; "
-        f"{distinct(packages)}\n"
-        f"- commit {distinct(frame['commit'])}\n"
+        f"- preset {said['preset']}, seeds {ranges(frame['seed'])}\n"
+        f"- device {said['device']}; Python {said['python']}; {packages}\n"
+        f"- commit {said['commit']}\n"
     )
 
 
 def ranges(seeds) -> str:
     """Whole numbers in order, those that follow one another as "0 to 4"."""
-    spans: list[list[int]] = []
-    for seed in sorted(set(map(int, seeds))):
-        if spans and seed == spans[-1][1] + 1:
-            spans[-1][1] = seed
-        else:
-            spans.append([seed, seed])
+    seeds = pd.Series(sorted(set(map(int, seeds))))
+    spans = seeds.groupby(seeds - seeds.index).agg(["min", "max"]).to_numpy()
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans)

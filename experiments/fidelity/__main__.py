@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 import hdistill as hd
-from experiments.draw.runs import numerics, spent
 from experiments.draw.sets import open_out, write_set
 from experiments.fidelity import report
 from experiments.fidelity.passes import compare_passes
@@ -30,7 +29,7 @@ from experiments.fidelity.setting import ProblemName, adapted, contenders, make_
 from experiments.image_meta.presets import PresetName
 from experiments.methods import METHODS
 from experiments.run.command import Command, run_command
-from experiments.run.study import Setting, check_protocol, tell
+from experiments.run.study import Setting, check_protocol, numerics, spent, tell
 from hdistill.checks.values import check_gamma
 from hdistill.progress import progress
 from hdistill.training import NonFiniteLoss, RunFolder

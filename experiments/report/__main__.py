@@ -3,23 +3,22 @@
     python -m experiments.report
 
 A set, experiments/results/STUDY/SET/, is the OUT/report of a study (`experiments.draw.sets`): its
-runs.csv and series.csv are all that is read. notes.md, beside them, is what we make of it; its
-first paragraph is what RESULTS.md says of the set. To add a set, copy OUT/report there and write
-the notes. The pages of bench/ are written by hand around what their commands print. Nothing is
-shown that was not run.
+runs.csv and series.csv are all that is read. To add a set, copy OUT/report there and write
+notes.md, what we make of it; its first paragraph is what RESULTS.md says of the set. The pages of
+bench/ are written by hand around what their commands print.
 """
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from experiments.attribution import report as attribution
 from experiments.draw.sets import draw_set, load_set, svg
-from experiments.draw.tables import ranges
+from experiments.draw.tables import markdown, ranges
 from experiments.fidelity import report as fidelity
 from experiments.image_meta import report as image_meta
-from experiments.report.claims import claims_table, judge, summary
+from experiments.report.claims import judge, summary, tally
 from experiments.report.frontier import frontier
 from experiments.report.which import which_method
 from experiments.sinusoid import report as sinusoid
@@ -35,77 +34,72 @@ STUDIES = {
     "standard": ("Standard learning (Appendix H)", standard),
     "attribution": ("Attribution: which examples made a prediction", attribution),
 }
-INTRO = """# Results
-
-Written by `python -m experiments.report` from the runs in `experiments/results/`.
-"""
-CLAIMS = """# Every claim of the paper
-
-Written by `python -m experiments.report`. Figures of the paper (Lee et al., ICLR 2022) stand beside
-ours where we have them. Presets `cpu` are scaled down (images of 16x16, half the channels and
-steps, a tenth of the inner optimisations): they say of the paper's claims what the column "holds?"
-says, and no more. A = ∂Φ/∂w and B = ∂Φ/∂λ of an inner step are what the methods multiply.
-HyperDistill and DrMAD are the paper's: A and B are those of a step of plain gradient descent. The
-rows that differentiate Φ with its momentum are named so. In image_meta/cpu HyperDistill is the one
-*with momentum*; image_meta/rates and image_meta/tuned have both.
-"""
 
 
-def entry(page: pathlib.Path, what: str, runs: str = "") -> str:
-    """A set's line: its page, its runs, what it is."""
-    link = page.relative_to(ROOT).as_posix()
-    return f"- [{page.parent.parent.name}/{page.parent.name}]({link}){runs}: {what}"
+def linked(text: str) -> str:
+    """Links of a text that lies in results/, as RESULTS.md has them."""
+    return text.replace("](", f"]({RESULTS.relative_to(ROOT).as_posix()}/")
 
 
-def first_paragraph(text: str) -> str:
-    """The first paragraph that is not a heading."""
-    return next(part for part in text.split("\n\n") if not part.startswith("#")).strip()
+def entries(pages: Sequence[pathlib.Path], runs: dict[pathlib.Path, str] | None = None) -> str:
+    """A line for each page: its link, its runs, its first paragraph (that of notes.md, if any)."""
+    lines = []
+    for page in pages:
+        notes = page.with_name("notes.md")
+        text = (notes if notes.exists() else page).read_text()
+        what = next(part for part in text.split("\n\n") if not part.startswith("#")).strip()
+        place = page.relative_to(RESULTS)
+        name = place.parent if page.stem == "README" else place.stem
+        lines.append(linked(f"- [{name}]({place.as_posix()}){(runs or {}).get(page, '')}: {what}"))
+    return "\n".join(lines) + "\n"
 
 
-def study_sets(folders: Sequence[pathlib.Path], report) -> Iterator[str]:
+def study_pages(study: str) -> str:
     """Draws the sets of a study; gives the line of each."""
-    for folder in folders:
-        draw_set(report, folder, folder.joinpath)
+    runs = {}
+    for folder in sorted((RESULTS / study).glob("*")):
+        draw_set(STUDIES[study][1], folder, folder.joinpath)
         frame, _ = load_set(folder)
-        runs = f" (preset {', '.join(frame['preset'].unique())}, seeds {ranges(frame['seed'])})"
-        what = first_paragraph((folder / "notes.md").read_text())
-        yield entry(folder / "README.md", what, runs)
-
-
-def frontiers(costs: pd.DataFrame, **sets: tuple[pd.DataFrame, str]) -> Iterator[str]:
-    """Draws what each method reaches, by its price; gives the pictures' lines."""
-    for setting, (frame, metric) in sets.items():
-        picture = RESULTS / f"frontier-{setting}.svg"
-        picture.write_text(svg(frontier(frame, costs[costs["setting"] == setting], metric)))
-        yield f"![what each method reaches, {setting}]({picture.relative_to(ROOT).as_posix()})\n"
+        presets = ", ".join(frame["preset"].unique())
+        runs[folder / "README.md"] = f" (preset {presets}, seeds {ranges(frame['seed'])})"
+    return entries(list(runs), runs)
 
 
 def main() -> None:
     """Draws the sets and writes RESULTS.md."""
-    names = [folder for study in STUDIES for folder in sorted((RESULTS / study).glob("*"))]
-    sets = {f"{folder.parent.name}/{folder.name}": load_set(folder) for folder in names}
+    sets = {
+        f"{study}/{folder.name}": load_set(folder)
+        for study in STUDIES
+        for folder in (RESULTS / study).glob("*")
+    }
     sinusoids, images = sets["sinusoid/tuned"][0], sets["image_meta/tuned"][0]
-    which = which_method((RESULTS / "which.md").read_text(), sinusoids, images)
     costs = pd.read_csv(RESULTS / "bench" / "cost" / "cost.csv")
     sets["bench/cost"] = costs, costs
     rows = pd.read_csv(RESULTS / "claims.csv", dtype=str, keep_default_na=False)
     claims = [judge(claim, *sets[claim["set"]]) for claim in rows.to_dict("records")]
-    says = pd.read_csv(RESULTS / "says.csv", index_col="where")["says"]
-    table = claims_table(claims).replace("(experiments/results/", "(")
-    (RESULTS / "claims.md").write_text(f"{CLAIMS}\n{table}\n")
-    parts = [INTRO, which]
-    parts += frontiers(costs, sinusoid=(sinusoids, "test_mse"), warpgrad=(images, "test_accuracy"))
-    parts += ["# The paper's tables and figures\n", summary(claims, says.to_dict()), ""]
-    for study, (title, report) in STUDIES.items():
-        of_study = [folder for folder in names if folder.parent.name == study]
-        parts += [f"# {title}\n", *study_sets(of_study, report), ""]
-    parts.append("# Measurements of the library\n")
-    for page in sorted((RESULTS / "bench").glob("*/README.md")):
-        parts.append(entry(page, first_paragraph(page.read_text())))
-    parts.append("\n# Research\n\nWhat was tried and not kept:\n")
-    for file in sorted((RESULTS / "research").glob("*.md")):
-        parts.append(f"- [{file.stem}]({file.relative_to(ROOT).as_posix()})")
-    RESULTS_MD.write_text("\n".join(parts) + "\n")
+    says = pd.read_csv(RESULTS / "says.csv", index_col="where")["says"].to_dict()
+    head = (RESULTS / "claims-head.md").read_text()
+    (RESULTS / "claims.md").write_text(f"{head}\n{markdown(claims)}")
+    parts = [
+        "# Results\n\nWritten by `python -m experiments.report` from experiments/results/.\n",
+        which_method((RESULTS / "which.md").read_text(), sinusoids, images),
+    ]
+    for setting, frame, metric in (
+        ("sinusoid", sinusoids, "test_mse"),
+        ("warpgrad", images, "test_accuracy"),
+    ):
+        figure = frontier(frame, costs[costs["setting"] == setting], metric)
+        (RESULTS / f"frontier-{setting}.svg").write_text(svg(figure))
+        parts.append(linked(f"![what each method reaches, {setting}](frontier-{setting}.svg)\n"))
+    told = f"{len(claims)} claims: {tally(claims)}. Each, with its interval: [claims](claims.md)."
+    parts += ["# The paper's tables and figures\n", linked(told), "", summary(claims, says)]
+    parts += [f"# {title}\n\n{study_pages(study)}" for study, (title, _) in STUDIES.items()]
+    for title, pages in (
+        ("Measurements of the library", "bench/*/README.md"),
+        ("Research: what was tried and not kept", "research/*.md"),
+    ):
+        parts.append(f"# {title}\n\n{entries(sorted(RESULTS.glob(pages)))}")
+    RESULTS_MD.write_text("\n".join(parts))
 
 
 if __name__ == "__main__":

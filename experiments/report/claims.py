@@ -12,19 +12,9 @@ import json
 import numpy as np
 import pandas as pd
 
+from experiments.draw import tables
 from experiments.draw.sets import paper_figures
-from experiments.draw.tables import (
-    chosen_titles,
-    count_runs,
-    difference,
-    format_interval,
-    markdown,
-    verdict,
-    without_rate,
-)
 from experiments.image_meta.report import SETTING
-
-ANSWERS = ("yes", "no", "level", "not at this scale")
 
 
 def summary(claims: list[dict], says: dict[str, str]) -> str:
@@ -32,27 +22,16 @@ def summary(claims: list[dict], says: dict[str, str]) -> str:
     rows = []
     for where in dict.fromkeys(claim["where"] for claim in claims):
         of = [claim for claim in claims if claim["where"] == where]
-        counts = collections.Counter(claim["holds?"].partition(":")[0] for claim in of)
-        scales = dict.fromkeys(claim["set"].partition("]")[0].lstrip("[") for claim in of)
+        sets = dict.fromkeys(claim["set"].partition("]")[0].lstrip("[") for claim in of)
         row = {"where": where, "the paper": says[where], "claims": str(len(of))}
-        row |= {answer: str(counts.pop(answer, "")) for answer in ANSWERS}
-        row["other"] = ", ".join(f"{k} {n}" for k, n in counts.items())
-        rows.append(row | {"ours": ", ".join(scales)})
-    rows = [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]
-    text = f"{_tally(claims)} Each, with its interval: [claims](experiments/results/claims.md). "
-    text += '"Not at this scale": the 95% interval of a scaled-down run has 0 in it.'
-    return f"{text}\n\n{markdown(rows)}"
+        rows.append(row | {"ours": tally(of), "sets": ", ".join(sets)})
+    return tables.markdown(rows)
 
 
-def claims_table(claims: list[dict]) -> str:
-    """Markdown: how many claims hold, and a row for each."""
-    return f"{_tally(claims)}\n\n{markdown(claims)}"
-
-
-def _tally(rows: list[dict]) -> str:
+def tally(claims: list[dict]) -> str:
     """Counts the claims that hold, in one line."""
-    counts = collections.Counter(row["holds?"].partition(":")[0] for row in rows)
-    return f"{len(rows)} claims: " + ", ".join(f"{k} {n}" for k, n in counts.most_common()) + "."
+    counts = collections.Counter(claim["holds?"].partition(":")[0] for claim in claims)
+    return ", ".join(f"{k} {n}" for k, n in counts.most_common())
 
 
 def judge(claim: dict, frame: pd.DataFrame, series: pd.DataFrame) -> dict:
@@ -62,34 +41,45 @@ def judge(claim: dict, frame: pd.DataFrame, series: pd.DataFrame) -> dict:
       claim: a row of claims.csv.
       frame, series: the runs and the series of its set.
     """
-    frame = _part(frame, claim["of"])
-    titles, scaled_down = _titles(frame), not claim["set"].startswith("sinusoid")
-    ours, base = (_title(titles, claim[name]) for name in ("ours", "base"))
+    frame, scaled_down = _part(frame, claim["of"]), not claim["set"].startswith("sinusoid")
+    titles, paper = _titles(frame), claim["paper"]
+    methods = claim["ours"], claim["base"]
+    ours, base = (titles.get(name, titles.get(f"{name}-momentum", "")) for name in methods)
+    if paper == "figures":
+        paper = " against ".join(paper_figures()[claim["where"], claim["of"]][list(methods)])
     if claim["column"] == "weighting":
-        words, holds = _weights(claim, series)
+        curves = series[series["series"] == "weighting"].groupby(["method", "title"])["y"].mean()
+        values = {name: curves[claim[name]].mean() for name in ("ours", "base")}
+        words, holds = claim["words"].format(**values), values["ours"] < values["base"]
     elif claim["words"] == "every γ":
-        words, holds = _every_gamma(frame, base)
+        versions = frame.loc[frame["method"].str.startswith("hyperdistill"), "title"].unique()
+        gaps = {x: tables.difference(frame, x, base, claim["column"], 100) for x in versions}
+        told = {title: tables.format_interval(gap, 2) for title, gap in gaps.items()}
+        words = "; ".join(f"{title}: {gap} points" for title, gap in told.items())
+        holds = "; ".join(sorted({tables.verdict(gap) for gap in gaps.values()}))
     elif claim["most"]:
         ratio = _value(frame, ours, claim["column"]) / _value(frame, base, claim["column"])
         words = claim["words"].format(ratio=f"{ratio:.2f}")
-        bounds = float(claim["least"] or 0), float(claim["most"])
-        holds = "yes" if bounds[0] <= ratio <= bounds[1] else "no"
+        holds = float(claim["least"] or 0) <= ratio <= float(claim["most"])
     else:
         scale = float(claim["scale"])
-        gap = difference(frame, ours, base, claim["column"], scale)
-        shown = {"gap": format_interval(gap, 2 if scale > 1 else 3), "runs": count_runs(len(gap))}
-        for name, title in (("mean", ours), ("base_mean", base)):
-            shown[name] = format_interval(frame.loc[frame["title"] == title, claim["column"]])
-        words = claim["words"].format(**shown)
-        holds = verdict(gap, scaled_down)
-    paper = claim["paper"]
-    if paper == "figures":
-        figures = paper_figures(claim["where"])[claim["of"]]
-        paper = f"{figures[claim['ours']]} against {figures[claim['base']]}"
-    link = f"[{claim['set']}](experiments/results/{claim['set']}/README.md)"
-    said = claim["claim"].format(base=without_rate(base) if scaled_down else base)
-    cells = (claim["where"], said, paper, words, holds, link)
-    return dict(zip(("where", "claim", "paper", "ours", "holds?", "set"), cells))
+        gap = tables.difference(frame, ours, base, claim["column"], scale)
+        values = frame.set_index("title")[claim["column"]]
+        shown = {
+            "gap": tables.format_interval(gap, 2 if scale > 1 else 3),
+            "runs": tables.count_runs(len(gap)),
+            "mean": tables.format_interval(values[values.index == ours]),
+            "base_mean": tables.format_interval(values[values.index == base]),
+        }
+        words, holds = claim["words"].format(**shown), tables.verdict(gap, scaled_down)
+    return {
+        "where": claim["where"],
+        "claim": claim["claim"].format(base=base.split(", rate")[0] if scaled_down else base),
+        "paper": paper,
+        "ours": words,
+        "holds?": holds if isinstance(holds, str) else "yes" if holds else "no",
+        "set": f"[{claim['set']}]({claim['set']}/README.md)",
+    }
 
 
 def _part(frame: pd.DataFrame, of: str) -> pd.DataFrame:
@@ -107,12 +97,8 @@ def _titles(frame: pd.DataFrame) -> dict[str, str]:
     """Each method's title; of several, the one with the best meta-validation."""
     for column, sign in (("validation_accuracy", 1), ("validation_mse", -1)):
         if column in frame:
-            return chosen_titles(frame, column, sign)
+            return tables.chosen_titles(frame, column, sign)
     return dict(zip(frame["method"], frame["title"]))
-
-
-def _title(titles: dict[str, str], method: str) -> str:
-    return titles.get(method, titles.get(f"{method}-momentum", ""))
 
 
 def _value(frame: pd.DataFrame, title: str, column: str) -> float:
@@ -121,16 +107,3 @@ def _value(frame: pd.DataFrame, title: str, column: str) -> float:
     if not len(values):
         return 1.0
     return np.median(np.concatenate([np.atleast_1d(json.loads(str(x))) for x in values]))
-
-
-def _every_gamma(frame: pd.DataFrame, base: str) -> tuple[str, str]:
-    versions = frame.loc[frame["method"].str.startswith("hyperdistill"), "title"].unique()
-    gaps = {title: difference(frame, title, base, "test_accuracy", 100) for title in versions}
-    words = "; ".join(f"{t}: {format_interval(gap, 2)} points" for t, gap in gaps.items())
-    return words, "; ".join(sorted({verdict(gap) for gap in gaps.values()}))
-
-
-def _weights(claim: dict, series: pd.DataFrame) -> tuple[str, str]:
-    curves = series[series["series"] == "weighting"].groupby(["method", "title"])["y"].mean()
-    ours, base = (curves[claim[name]].mean() for name in ("ours", "base"))
-    return claim["words"].format(ours=ours, base=base), "yes" if ours < base else "no"

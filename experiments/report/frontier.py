@@ -1,11 +1,12 @@
 """RESULTS.md's frontier: what each method reaches, by its products and by its seconds."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from experiments.draw.plots import mark, style
-from experiments.draw.tables import count_runs, percent, products
+from experiments.draw.plots import style
+from experiments.draw.tables import count_runs, mean_interval, percent, products
 
 
 def frontier(frame: pd.DataFrame, costs: pd.DataFrame, metric: str):
@@ -24,12 +25,13 @@ def frontier(frame: pd.DataFrame, costs: pd.DataFrame, metric: str):
     most = frame["title"].value_counts().max()
     for title, group in frame.groupby("title", sort=False):
         values = percent(group) if accuracy else group[metric].dropna()
-        method, label = group["method"].iloc[0], title
-        if len(values) < most:
-            label += f" ({count_runs(len(values))})"
-        mark(axes[0], products(group), values, label, styles[title])
-        if method in seconds:
-            mark(axes[1], seconds[method], values, label, styles[title])
+        label = title + f" ({count_runs(len(values))})" * bool(len(values) < most)
+        mean, half = mean_interval(values)
+        look = {"fmt": "o" if styles[title]["ls"] == "-" else "s", "color": styles[title]["color"]}
+        prices = products(group), seconds.get(group["method"].iloc[0])
+        for axis, price in zip(axes, prices):
+            if price is not None:
+                axis.errorbar(price, mean, np.nan_to_num(half), capsize=3, label=label, **look)
     axes[0].set_xscale("symlog", linthresh=10)
     axes[0].set_xlabel("products an inner optimisation")
     axes[0].set_ylabel("meta-test accuracy, %" if accuracy else "meta-test MSE")

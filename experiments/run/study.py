@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 import hdistill as hd
-from experiments.draw.runs import numerics, spent
 from experiments.methods import Method
 from experiments.run.distributed import spread
 from hdistill.files import differences, read_json
@@ -164,6 +163,23 @@ def open_run(protocol: dict, method: Method, seed: int, out: pathlib.Path, how: 
         "seed": seed,
     }
     return shared_folder(out / method.folder / f"seed-{seed}", config, **how)
+
+
+def numerics() -> dict:
+    """Lists JAX's settings that decide a result, for config.json."""
+    names = "jax_enable_x64", "jax_default_matmul_precision"
+    return {name: getattr(jax.config, name) for name in names}
+
+
+def spent(rows: list[dict]) -> dict:
+    """Products for each task, seconds in all (compilation included), and of the median step."""
+    seconds = [row["seconds"] for row in rows]
+    return {
+        "inner_optimisations_done": len(rows),
+        "products": sum(row["products"] for row in rows),
+        "seconds": sum(seconds),
+        "seconds_each": float(np.median(seconds)) if seconds else None,
+    }
 
 
 def check_protocol(protocol: dict, configs) -> None:

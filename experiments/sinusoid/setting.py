@@ -11,7 +11,7 @@ from experiments.methods import Method
 from experiments.run.study import Setting, shared
 from experiments.sinusoid.presets import PRESETS
 from hdistill.checks.values import check_count
-from hdistill.data.sinusoid import RANGE, sample_curves, sample_tasks
+from hdistill.data.sinusoid import sample_tasks
 from hdistill.models.anil_regression import AnilRegression
 
 MODEL = AnilRegression()
@@ -52,16 +52,6 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
             **method.learner_arguments,
         )
 
-    @jax.jit
-    def predict(hparams, weights, points, x):
-        """The network's values at x after adapting to each task's points."""
-
-        def one(points, x):
-            adapted = hd.unroll(problem, hparams, weights, lambda t: points, preset.horizon)
-            return MODEL.apply(adapted.params, hparams, x)
-
-        return jax.vmap(one)(points, x)
-
     def evaluate(hparams, weights, key, part):
         count = {"validation": preset.validation_tasks, "test": preset.test_tasks}[part]
         tasks = sample(key, count, *points)
@@ -70,9 +60,6 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
     def draw(key):
         inner, outer = jax.tree.map(lambda x: x[0], sample_tasks(key, 1, *points))
         return jax.tree.map(lambda x: jnp.stack([x] * preset.horizon), inner), outer
-
-    def leave(before, state, key):
-        return {"curves.json": curves(predict, state, key, preset.shots)}
 
     setting = Setting(
         {"study": "sinusoid", "preset": preset_name} | shared(preset),
@@ -87,23 +74,5 @@ def make_setting(preset_name: str, outer_points: int | None = None) -> Setting:
         preset.arguments,
         learner,
         evaluate,
-        leave=leave,
     )
     return setting
-
-
-def curves(predict, state, key, shots: int, tasks: int = 3) -> list[dict]:
-    """The curves fitted to a few test tasks, for the plot."""
-    curve_key, point_key = jax.random.split(key)
-    truth = sample_curves(curve_key, tasks)
-    x = jax.random.uniform(point_key, (tasks, shots, 1), minval=RANGE[0], maxval=RANGE[1])
-    points = truth.at(x)
-    grid = truth.at(jnp.broadcast_to(jnp.linspace(*RANGE, 60)[:, None], (tasks, 60, 1)))
-    arrays = {
-        "x": points.x,
-        "y": points.y,
-        "grid": grid.x,
-        "truth": grid.y,
-        "fit": predict(state.hparams, state.weights, points, grid.x),
-    }
-    return [{name: x[i, :, 0].tolist() for name, x in arrays.items()} for i in range(tasks)]

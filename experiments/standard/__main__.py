@@ -20,12 +20,11 @@ import warnings
 from typing import Literal
 
 import hdistill as hd
-from experiments.draw.runs import spent
 from experiments.draw.sets import open_out, write_set
 from experiments.methods import Method, chosen
 from experiments.run.command import Command, run_command
 from experiments.run.images import weighting
-from experiments.run.study import check_protocol, keys_of, open_run, tell
+from experiments.run.study import check_protocol, keys_of, open_run, spent, tell
 from experiments.standard import report
 from experiments.standard.presets import PRESETS
 from experiments.standard.setting import Setting, make_setting, retrain_folder, stage, tasks_of

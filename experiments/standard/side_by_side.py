@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
-from experiments.draw.runs import spent
 from experiments.methods import Method
 from experiments.run.images import weighting
 from experiments.run.lanes import (
@@ -23,7 +22,7 @@ from experiments.run.lanes import (
     unfinished,
     write_rows,
 )
-from experiments.run.study import keys_of, open_run, tell
+from experiments.run.study import keys_of, open_run, spent, tell
 from experiments.standard.setting import Setting, retrain_folder, stage, tasks_of
 from hdistill.training import RunFolder
 

@@ -1,5 +1,7 @@
 """ANIL (Raghu et al. 2020) on images: the lower layers are hyperparameters, the upper are w."""
 
+import functools
+
 import jax
 
 from hdistill.models.classifier import Classifier
@@ -15,7 +17,7 @@ class Anil(Classifier):
       >>> from hdistill.models.anil import Anil
       >>> model = Anil(ways=10, channels=4)
       >>> hparams, params = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-      >>> model.logits(params, hparams, jnp.zeros((2, 16, 16, 3))).shape
+      >>> jax.jit(model.logits)(params, hparams, jnp.zeros((2, 16, 16, 3))).shape
       (2, 10)
     """
 
@@ -24,6 +26,7 @@ class Anil(Classifier):
         self.features = Blocks(3, channels)
         self.head = BlocksAndLinear(1, channels, ways)
 
+    @functools.partial(jax.jit, static_argnums=0)  # one program, not one for each layer's parts
     def init(self, key, images):
         """(λ, w) for images like these."""
         features_key, head_key = jax.random.split(key)

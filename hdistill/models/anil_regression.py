@@ -1,5 +1,6 @@
 """ANIL (Raghu et al. 2020) on curves: the lower layers are hyperparameters, the head is w."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -52,6 +53,7 @@ class AnilRegression:
     def __init__(self, widths: tuple[int, ...] = (100, 100, 100)):
         self.features, self.head = Features(widths), Head()
 
+    @functools.partial(jax.jit, static_argnums=0)  # one program, not one for each layer's parts
     def init(self, key, x):
         """(λ, w) for inputs like x, floating [..., 1]."""
         features_key, head_key = jax.random.split(key)

@@ -31,6 +31,7 @@ class MetaWeightNet(Classifier):
         self.classifier = BlocksAndLinear(3, channels, ways)
         self.weighting = nn.Sequential([nn.Dense(200), nn.relu, nn.Dense(1), nn.sigmoid])
 
+    @functools.partial(jax.jit, static_argnums=0)  # one program, not one for each layer's parts
     def init(self, key, images):
         """(λ, w) for images like these."""
         weighting_key, classifier_key = jax.random.split(key)

@@ -1,5 +1,7 @@
 """WarpGrad (Flennerhag et al. 2020): layers between those of the network are hyperparameters."""
 
+import functools
+
 import flax.linen as nn
 import jax
 
@@ -38,6 +40,7 @@ class WarpGrad(Classifier):
         self.warps = [_Warp() for _ in range(3)]
         self.linear = nn.Dense(ways)
 
+    @functools.partial(jax.jit, static_argnums=0)  # one program, not one for each layer's parts
     def init(self, key, images):
         """(λ, w) for images like these."""
         keys = jax.random.split(key, 7)

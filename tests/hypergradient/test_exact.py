@@ -84,10 +84,10 @@ def test_finite_differences():
     assert_close(result, differences, 1e-7)
 
 
-@pytest.mark.parametrize("horizon", [1, 2, 3, 4, 7, 9, 10])
+@pytest.mark.parametrize("horizon", [1, 2, 3, 7, 10])
 def test_checkpoints_at_every_kind_of_horizon(horizon):
     case = quadratic("momentum", horizon=horizon)
-    expected, _ = grad_of_unroll(case)
+    expected, _ = jax.jit(lambda: grad_of_unroll(case))()
     assert_close(hd.offline.reverse_mode(*case, checkpoint=True).total, expected, 1e-10)
 
 

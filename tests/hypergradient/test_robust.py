@@ -314,7 +314,7 @@ def stress(horizon, batch, method, count=50, outer_steps=5):
     return np.isfinite(run(jax.random.split(jax.random.key(batch), count)))
 
 
-@pytest.mark.parametrize("horizon, batch", [(1, 8), (2, 1), (10, 8), (20, 1)])
+@pytest.mark.parametrize("horizon, batch", [(1, 8), (20, 1)])
 def test_stays_finite_wherever_exact_reverse_mode_does(horizon, batch):
     exact, robust = (stress(horizon, batch, method) for method in ("exact", "robust"))
     assert exact.sum() >= 25  # or there would be little to compare

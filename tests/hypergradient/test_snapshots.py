@@ -52,15 +52,20 @@ def _ends(info):
     return info.start, info.weights
 
 
-@pytest.mark.parametrize("snapshots", [2, 7, 40])
-def test_it_is_reverse_mode_to_rounding(snapshots):
+@pytest.fixture(scope="module")
+def case_and_answers():
     case = mlp("momentum", horizon=23)
-    whole = hd.offline.reverse_mode(*case, return_info=True)
+    total, _ = jax.jit(lambda: grad_of_unroll(case))()
+    return case, hd.offline.reverse_mode(*case, return_info=True), total
+
+
+@pytest.mark.parametrize("snapshots", [2, 7, 40])
+def test_it_is_reverse_mode_to_rounding(snapshots, case_and_answers):
+    case, whole, total = case_and_answers
     few = hd.offline.reverse_mode(*case, return_info=True, snapshots=snapshots)
     steps = few[1].steps
     assert_close((few[0], *_ends(few[1])), (whole[0], *_ends(whole[1])), 1e-13)
     assert steps == schedule(23, min(snapshots, 23)).steps
-    total, _ = jax.jit(lambda: grad_of_unroll(case))()
     assert_close(few[0].total, total, 1e-10)
 
 

@@ -679,7 +679,7 @@ with training.RunFolder(sys.argv[1], {}) as folder:
 """
 
 
-@pytest.mark.parametrize("after", [1, 4, 10])
+@pytest.mark.parametrize("after", [1, 10])
 def test_a_kill_while_a_checkpoint_is_deleted_does_not_block(after, tmp_path):
     subprocess.run([sys.executable, "-c", KILLED_DELETION, tmp_path, str(after)], timeout=120)
     assert (tmp_path / "checkpoints" / "1").exists()
