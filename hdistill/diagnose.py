@@ -39,6 +39,7 @@ def diagnose(
     method: Callable = offline.reverse_mode,
     step: float = 0.05,
     cheaper: Mapping[str, Callable] | None = None,
+    precise: Problem | None = None,
 ) -> Diagnosis:
     """Checks a hypergradient before one believes it; prints as a table, with alarms in words.
 
@@ -76,6 +77,9 @@ def diagnose(
       step: h, of each leaf's root mean square where that is below 1 (rates), else of 1.
       cheaper: offline methods by name to hold against exact reverse mode; None for first_order,
         one_step, implicit, drmad straight and in 6 pieces, and the last tenth of the steps.
+      precise: the same problem without half precision, where Φ or L_val computes in it inside
+        (bfloat16 of float32 weights): its float64 hypergradient is what the cosine is to. None for
+        that of `problem`, whose own casts stay.
 
     Returns:
       A `Diagnosis`.
@@ -84,6 +88,8 @@ def diagnose(
       ValueError: arguments that do not fit together; a call inside `jax.jit`.
     """
     check_functions(problem)
+    if precise is not None:
+        check_functions(precise)
     check_key(key)
     step = check_positive("step", step)
     if not is_offline(method):
@@ -99,7 +105,7 @@ def diagnose(
     example = batch_shapes("batches", batch_at)
     check_problem(problem, hparams, weights, example, outer_batch)
     case = _Case(problem, hparams, weights, batches, outer_batch, horizon)
-    found = _measure(case, method, key, step)
+    found = _measure(case, method, key, step, problem if precise is None else precise)
     methods = _cheaper(horizon) if cheaper is None else dict(cheaper)
     with warnings.catch_warnings(action="ignore"):
         compared = _compare(case, methods)
@@ -149,7 +155,7 @@ class _Case(NamedTuple):
         return self._replace(hparams=cast(self.hparams), weights=cast(self.weights), batches=given)
 
 
-def _measure(case: _Case, method: Callable, key, step: float) -> dict:
+def _measure(case: _Case, method: Callable, key, step: float, precise: Problem) -> dict:
     """All of a `Diagnosis` but the methods beside it."""
     with warnings.catch_warnings(action="ignore"):
         g, info = case.hypergradient(method)
@@ -166,7 +172,11 @@ def _measure(case: _Case, method: Callable, key, step: float) -> dict:
         try:
             wide_case = case.in_float64(x64)
             g64 = jax.device_get(wide_case.hypergradient(method)[0].total)
-            precision = _cosine(g, g64)
+            exact = g64
+            if precise is not case.problem:
+                other, _ = wide_case._replace(problem=precise).hypergradient(method)
+                exact = jax.device_get(other.total)
+            precision = _cosine(g, exact)
         except (TypeError, ValueError):
             wide_case, g64, precision = None, g, np.nan
         if wide_case is not None:

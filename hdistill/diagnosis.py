@@ -43,8 +43,8 @@ class Diagnosis(NamedTuple):
         change of λ does, 0 or less where it does not.
       finite: whether weights, loss and hypergradient are finite.
       first_bad: the first that is not, in words, or "".
-      precision: cosine of the hypergradient in the precision given to that in float64; nan where Φ
-        does not run in float64.
+      precision: cosine of the hypergradient in the precision given to that in float64 (of
+        `precise`, if given); nan where Φ does not run in float64.
       unreached: names of the leaves of λ that no path leads from to L_val.
       growth: ‖α_t ∘ w_t‖ / ‖α_T ∘ w_T‖ along the exact way back, t = T-1..0, floating [T]: what a
         relative change of the weights there does to the loss.

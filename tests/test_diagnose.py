@@ -51,6 +51,35 @@ def test_what_is_measured_on_a_quadratic():
     assert len(figure.axes) == 2
 
 
+def test_half_precision_inside_is_held_against_a_problem_without():
+    """Weights in float32, products in bfloat16: Φ's own casts stay in float64, so `precise`."""
+
+    def made(dtype):
+        def predict(w, x):
+            return jnp.tanh(x.astype(dtype) @ w.astype(dtype)).astype(w.dtype)
+
+        def update(w, h, d):
+            def loss(w):
+                return jnp.mean((predict(w, d[0]) - d[1]) ** 2) + jnp.exp(h) @ w**2
+
+            return w - 1.7 * jax.grad(loss)(w)
+
+        return hd.Problem(update, lambda w, h, d: jnp.mean((predict(w, d[0]) - d[1]) ** 2))
+
+    rng = np.random.default_rng(0)
+    x, w, h = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((12, 8, 4), (4,), (4,)))
+    batches, outer = (x, jnp.sin(x.sum(-1))), (x[0], jnp.cos(x[0].sum(-1)))
+    case = made(jnp.bfloat16), h - 4, w, batches, outer
+    precise = made(jnp.float64)
+    held = hd.diagnose(*case, key=jax.random.key(0), cheaper={}, precise=precise)
+    exact = hd.offline.reverse_mode(precise, *case[1:]).total
+    g = hd.offline.reverse_mode(*case).total
+    cosine = jnp.vdot(g, exact) / jnp.linalg.norm(g) / jnp.linalg.norm(exact)
+    np.testing.assert_allclose(held.precision, cosine, rtol=1e-4)
+    assert held.precision < 0.99
+    assert any("rounding" in alarm for alarm in held.alarms)
+
+
 def test_bad_arguments_are_named():
     case = quadratic("sgd", horizon=2)
     with pytest.raises(ValueError, match="key"):
