@@ -33,6 +33,7 @@ from hdistill.learners.learner import Learner, LearnerState, learner
 from hdistill.learners.pmap import pmap_step
 from hdistill.learners.stream import FitInfo, Stream, StreamState, stream
 from hdistill.problem import InnerState, Problem, from_losses, meta_problem, unroll
+from hdistill.schedule import curve, schedule
 
 __all__ = [
     "LDS",
@@ -60,6 +61,7 @@ __all__ = [
     "accumulate",
     "clear_cache",
     "compare",
+    "curve",
     "diagnose",
     "evaluate",
     "fit_size",
@@ -75,6 +77,7 @@ __all__ = [
     "online",
     "pmap_step",
     "reptile",
+    "schedule",
     "stream",
     "unroll",
 ]

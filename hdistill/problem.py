@@ -107,7 +107,8 @@ def from_losses(
       inner_loss: L_train, `(params, hparams, batch) -> scalar`, twice differentiable.
       outer_loss: L_val, `(params, hparams, batch) -> scalar`.
       optimizer: any optax transformation whose update needs gradients, state and parameters only
-        (not `optax.lbfgs` or `optax.polyak_sgd`, which also want values). Of `optax.MultiSteps`
+        (not `optax.lbfgs` or `optax.polyak_sgd`, which also want values), or λ (`hd.schedule`: a
+        rate or a momentum for each step). Of `optax.MultiSteps`
         take its `.gradient_transformation()` (after a step that only accumulates, a method that
         sees the last step only sees nothing). `optax.lookahead` keeps two sets of parameters:
         write its Φ as an `hd.Problem`.
@@ -144,7 +145,7 @@ def from_losses(
 
     def move(name, transformation, params, state, hparams, batch):
         gradient = jax.grad(_scalar(inner_loss))(params, hparams, batch)
-        updates, state = transform(name, transformation, gradient, state, params)
+        updates, state = transform(name, transformation, gradient, state, params, hparams=hparams)
         return optax.apply_updates(params, updates), state
 
     def update(weights: InnerState, hparams: PyTree, batch: PyTree) -> InnerState:

@@ -23,6 +23,9 @@ OFFLINE = {
     "first_order": hd.offline.first_order,
     "one_step": hd.offline.one_step,
     "forward_mode": hd.offline.forward_mode,
+    "forward_mode directions": functools.partial(
+        hd.offline.forward_mode, directions=2, key=jax.random.key(3)
+    ),
     "reverse_mode": hd.offline.reverse_mode,
     "reverse_mode checkpoint": functools.partial(hd.offline.reverse_mode, checkpoint=True),
     "reverse_mode snapshots": functools.partial(hd.offline.reverse_mode, snapshots=2),
@@ -37,6 +40,7 @@ ONLINE = {
     "first_order": hd.online.first_order,
     "one_step": hd.online.one_step,
     "forward_mode": hd.online.forward_mode,
+    "forward_mode directions": functools.partial(hd.online.forward_mode, directions=2),
     "reverse_mode": functools.partial(hd.online.reverse_mode, window=4),
     "implicit": functools.partial(hd.online.implicit, solver="neumann", terms=3),
     "greedy": functools.partial(hd.online.greedy, gamma=0.8),

@@ -53,10 +53,16 @@ def begin(name: str, optimizer, params):
         ) from error
 
 
-def transform(name: str, optimizer, gradient, state, params):
-    """`optimizer.update` of gradients, state and parameters, all that there is to give it."""
+def transform(name: str, optimizer, gradient, state, params, **extra):
+    """`optimizer.update` of gradients, state and parameters, all that there is to give it.
+
+    Args:
+      extra: for the transformations among its parts that take it, as `hd.schedule` takes λ.
+    """
+    if extra:
+        optimizer = optax.with_extra_args_support(optimizer)
     try:
-        return optimizer.update(gradient, state, params)
+        return optimizer.update(gradient, state, params, **extra)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{name}={optimizer!r}: expected an optax transformation that needs gradients, state "

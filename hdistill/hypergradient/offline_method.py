@@ -140,15 +140,16 @@ class Arguments(NamedTuple):
     every: int | None = None
 
 
-def run_offline(method, name, depth, arguments: Arguments, return_info, *options):
+def run_offline(method, name, depth, arguments: Arguments, return_info, *options, arrays=()):
     """Checks an offline method's arguments and runs it, compiled where the caller is not.
 
     Args:
-      method: `(inner, losses, *options) -> (Hypergradient, OfflineInfo)`, of an `InnerRun` and its
-        `OuterLosses`.
+      method: `(inner, losses, *arrays, *options) -> (Hypergradient, OfflineInfo)`, of an `InnerRun`
+        and its `OuterLosses`.
       name: for messages.
       depth: how many inner steps the method differentiates through, `ALL` of them or fewer.
       options: the method's own, static.
+      arrays: the method's own, such as a key.
 
     Returns:
       A `Hypergradient`; with `return_info`, a pair with the info.
@@ -158,8 +159,8 @@ def run_offline(method, name, depth, arguments: Arguments, return_info, *options
     """
     return_info = check_flag("return_info", return_info)
     method = method, return_info
-    program, arrays = open_offline(_hypergradient, name, depth, arguments, method, *options)
-    result, info = program(*arrays)
+    program, given = open_offline(_hypergradient, name, depth, arguments, method, options)
+    result, info = program(*given, *arrays)
     warn_if_not_finite(name, result, info, arguments.weights)
     return (result, info) if return_info else result
 
@@ -215,10 +216,10 @@ def _program(
     return program
 
 
-def _hypergradient(inner: InnerRun, losses: OuterLosses, method, *options):
-    method, whole_info = method
+def _hypergradient(inner: InnerRun, losses: OuterLosses, *given):
+    *arrays, (method, whole_info), options = given
     moving, merge, moved = moving_run(inner)
-    result, info = method(moving, losses, *options)
+    result, info = method(moving, losses, *arrays, *options)
     info = info._replace(
         products=spend(no_products(), info.products),
         finite=is_finite((result, info.outer_loss)),
