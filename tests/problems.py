@@ -43,6 +43,7 @@ ONLINE = {
     "forward_mode directions": functools.partial(hd.online.forward_mode, directions=2),
     "reverse_mode": functools.partial(hd.online.reverse_mode, window=4),
     "implicit": functools.partial(hd.online.implicit, solver="neumann", terms=3),
+    "nres": functools.partial(hd.online.nres, directions=2),
     "greedy": functools.partial(hd.online.greedy, gamma=0.8),
     "hyperdistill": functools.partial(hd.online.hyperdistill, gamma=0.8),
     "robust_hyperdistill": hd.online.robust_hyperdistill,

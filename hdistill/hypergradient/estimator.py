@@ -167,7 +167,7 @@ def _moving_part(transition: Transition, moved: Moved) -> Transition:
 
 def make_estimator(
     problem: Problem,
-    depth: int,
+    depth: int | None,
     name: str,
     init,
     observe,
@@ -178,6 +178,8 @@ def make_estimator(
     """An `Estimator` from unchecked functions; what it adds is the checks, made while tracing.
 
     Args:
+      depth: how many inner steps it differentiates through; None for no derivative of Φ, so that
+        nothing is warned of.
       init: `(signature, weights, hparams, batch) -> state`. Here and below weights are those
         leaves that Φ moves (`Moving`).
       observe: `(problem, state, transition, key) -> state`.
@@ -220,7 +222,8 @@ def make_estimator(
     def check(transition):
         previous, _, hparams, batch, outer_batch = transition
         check_problem(problem, hparams, previous, batch, outer_batch)
-        warn_if_zero(problem, hparams, previous, batch, outer_batch, depth, name)
+        if depth is not None:
+            warn_if_zero(problem, hparams, previous, batch, outer_batch, depth, name)
 
     def step(state, transition, key):
         if shares and jnp.ndim(getattr(state, "products", 0)):

@@ -66,6 +66,8 @@ class TestSuite:
             assert_close(apply(hparams, *task), expected, 1e-12)
 
     def test_a_structurally_zero_hypergradient_is_reported(self, module, name):
+        if name == "nres":
+            pytest.skip("takes no derivative of Φ")
         problem = hd.Problem(
             lambda w, h, d: w - 0.1 * (w - d.mean() * h["used"]),
             lambda w, h, d: jnp.sum(w**2),
