@@ -69,7 +69,7 @@ SMOKE = Preset(
 )
 
 # A run (a data set, a seed) takes two to six minutes on one core. Exact reverse mode has an LDS of
-# 0.95 at 1% left out on the digits; see RESULTS.md, attribution/cpu.
+# 0.86 at 1% left out on the digits; see RESULTS.md, attribution/cpu.
 CPU = Preset()
 
 # Training made rougher step by step: does Ŝ say beforehand where exact scores fail? One seed of a

@@ -2,8 +2,8 @@
 
     python -m experiments.bench
 
-Each is a process of its own, with its table, CSV and picture in OUT; `images`, `long` and
-`diagnosis` are run by name, as `python -m experiments.bench.images`.
+Each is a process of its own, with its table, CSV and picture in OUT; the others (`images`, `long`,
+`kills`, `half`, `diagnosis`, `schedules`) are run by name, as `python -m experiments.bench.images`.
 """
 
 import dataclasses
