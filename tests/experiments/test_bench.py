@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pandas as pd
 import pytest
 
+from experiments.bench import schedules
 from experiments.bench.cost import fits
 from experiments.bench.images import make_call
 from experiments.bench.operations import operations
@@ -83,3 +84,11 @@ def test_branches_count_by_how_often_they_are_taken():
     one = 2 * 4**3
     expected = 0.25 * one + 10 * (0.5 * 2 + 0.5) * one
     assert operations(function, (x, True), fitted=0.25, moved=0.5) == expected
+
+
+def test_a_one_cycle_goes_up_and_then_down():
+    for seed in range(5):
+        rates = jnp.exp(schedules.one_cycle(jax.random.key(seed), 200))
+        top = int(rates.argmax())
+        assert 0 <= top <= 101 and 0.003 <= rates[top] <= 0.6
+        assert (jnp.diff(rates[: top + 1]) >= 0).all() and (jnp.diff(rates[top:]) <= 1e-9).all()
