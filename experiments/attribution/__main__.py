@@ -47,7 +47,7 @@ class Config(Command):
     """
 
     dataset: tuple[str, ...] = ("digits",)
-    preset: Literal["smoke", "cpu", "smoothness"] = "cpu"
+    preset: Literal["smoke", "cpu", "smoothness", "rough"] = "cpu"
     data_dir: pathlib.Path = pathlib.Path("data")
     out: pathlib.Path = pathlib.Path("runs/attribution")
 

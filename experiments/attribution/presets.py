@@ -99,4 +99,13 @@ SMOOTHNESS = Preset(
     ),
 )
 
-PRESETS = {"smoke": SMOKE, "cpu": CPU, "smoothness": SMOOTHNESS}
+# A training at which exact scores fail: does any method foretell more? A few minutes on one core.
+ROUGH = Preset(
+    queries=20,
+    retrainings=60,
+    fractions=(0.05,),
+    recipes=(Recipe(rate=0.1, horizon=150),),
+    seeds=(0, 1),
+)
+
+PRESETS = {"smoke": SMOKE, "cpu": CPU, "smoothness": SMOOTHNESS, "rough": ROUGH}

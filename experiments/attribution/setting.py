@@ -12,6 +12,7 @@ import optax
 import hdistill as hd
 from experiments.attribution.presets import Preset, Recipe
 
+STARTS = 8  # trainings that `over_starts` takes the mean of
 ACTIVATIONS = {"gelu": jax.nn.gelu, "tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
@@ -87,13 +88,39 @@ def make_setting(data, preset: Preset, recipe: Recipe, seed: int) -> Setting:
     )
 
 
+def over_starts(problem, hparams, weights, *task, horizon=None, return_info=False, spread=0.01):
+    """Exact reverse mode, the mean of STARTS trainings whose w_0 is moved a little.
+
+    Args:
+      spread: of the moves, as a share of each leaf's root mean square.
+    """
+    leaves, structure = jax.tree.flatten(weights.params)
+
+    def one(key):
+        moved = [
+            w + spread * jnp.sqrt(jnp.mean(w**2)) * jax.random.normal(k, w.shape)
+            for w, k in zip(leaves, jax.random.split(key, len(leaves)))
+        ]
+        start = weights._replace(params=structure.unflatten(moved))
+        run = problem, hparams, start, *task
+        return hd.offline.reverse_mode(*run, horizon=horizon, return_info=True)
+
+    found = jax.vmap(one)(jax.random.split(jax.random.key(0), STARTS))
+    g, info = jax.tree.map(lambda x: x.mean(0).astype(x.dtype), found)
+    return (g, info) if return_info else g
+
+
 def methods(recipe: Recipe) -> dict[str, Callable]:
     """The offline methods by name, exact reverse mode first."""
     found: dict[str, Callable] = {"exact": hd.offline.reverse_mode}
     for k in (100, 50, 25, 12, 6, 3, 1):
         if k <= recipe.horizon // 3:
             found[f"DrMAD, {k} pieces"] = functools.partial(hd.offline.drmad, anchors=k)
-    for k in (200, 100, 30):
+    for spread in (0.01, 0.1):
+        found[f"exact, mean of {STARTS} starts, {spread:.0%} apart"] = functools.partial(
+            over_starts, spread=spread
+        )
+    for k in (200, 100, 30, 10, 3):
         if k < recipe.horizon:
             found[f"last {k} steps"] = functools.partial(hd.offline.reverse_mode, window=k)
     found["1-step"] = hd.offline.one_step
@@ -104,6 +131,8 @@ def methods(recipe: Recipe) -> dict[str, Callable]:
 def memory(setting: Setting, name: str, recipe: Recipe) -> int:
     """Bytes of the weights that a method keeps."""
     size = sum(x.nbytes for x in jax.tree.leaves(setting.weights))
+    if "starts" in name:
+        return size * recipe.horizon * STARTS
     kept = {"exact": recipe.horizon, "1-step": 1, "implicit, 20 terms": 1}
     number = name.split()[1].rstrip(",") if name not in kept else kept[name]
     return size * int(number)

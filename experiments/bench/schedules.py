@@ -188,7 +188,7 @@ def main(config: Config) -> None:
     begun, constant = time.perf_counter(), chosen["constant, best of 24"]
     chosen["learnt curve"] = learn(config, data, jnp.full(KNOTS, constant[0]))
     seconds["learnt curve"] = time.perf_counter() - begun
-    rows = []
+    rows, base = [], dict[int, jax.Array]()
     for name, log_rates in chosen.items():
         row = {"schedule": name, "s": f"{seconds[name]:.0f}"}
         for horizon in (config.horizon, config.horizon // 3, 3 * config.horizon):
@@ -200,6 +200,8 @@ def main(config: Config) -> None:
                 horizon, len(stretched), data, stretched[None], jnp.array(TESTED_ON)
             )
             row[f"test error at T = {horizon}, %"] = format_interval(100 * errors[0], 2)
+            gap = 100 * (errors[0] - base.setdefault(horizon, errors[0]))
+            row[f"less the constant's, {horizon}"] = format_interval(gap, 2)
         rows.append(row)
     print(markdown(rows))
     print("rates of the curve's knots:", np.round(np.exp(chosen["learnt curve"]), 4).tolist())

@@ -39,6 +39,7 @@ ONE_PASS = (
     " DrMAD and RMD once at T, or with every loss, have one hypergradient for the whole, held "
     "against the exact one of the same losses."
 )
+RATIOS = "second_order_ratios"
 SIZED = ("paper-0.9", "fitted-0.9")  # whose sizes Algorithm 4 fits: the paper's, with momentum
 
 
@@ -70,7 +71,7 @@ def to_frame(runs) -> pd.DataFrame:
                 row[f"{field}_random"] = random.loc[random["method"] == method, field].mean()
                 row[f"{field}_trained"] = after[field].mean()
             ratios = [float(f"{x:.4g}") for x in after["second_order_ratio"]]
-            row["second_order_ratios"] = json.dumps(ratios, separators=(",", ":"))
+            row[RATIOS] = json.dumps(ratios, separators=(",", ":"))
             row |= {"products": cost["products"].iloc[0], "memory": cost["memory"].iloc[0]}
             row["seconds"] = json.dumps([float(f"{x:.8g}") for x in cost["seconds"]])
             names = ("inner_optimisations_done", "diverged", "commit", "device", "python")
@@ -84,16 +85,16 @@ def _pooled(runs: pd.DataFrame, column: str) -> float:
     return np.median(np.concatenate([json.loads(text) for text in runs[column]]))
 
 
+def _mean(column: str):
+    return lambda runs: format_interval(runs[column])
+
+
 COLUMNS = {
-    "cosine of g, random start": lambda runs: format_interval(runs["cosine_random"]),
-    "meta-trained": lambda runs: format_interval(runs["cosine_trained"]),
-    "cosine of g^SO, random start": lambda runs: format_interval(
-        runs["second_order_cosine_random"]
-    ),
-    " meta-trained": lambda runs: format_interval(runs["second_order_cosine_trained"]),
-    "norm of g^SO to exact, median, meta-trained": lambda runs: (
-        f"{_pooled(runs, 'second_order_ratios'):.2f}"
-    ),
+    "cosine of g, random start": _mean("cosine_random"),
+    "meta-trained": _mean("cosine_trained"),
+    "cosine of g^SO, random start": _mean("second_order_cosine_random"),
+    " meta-trained": _mean("second_order_cosine_trained"),
+    "norm of g^SO to exact, median, meta-trained": lambda x: f"{_pooled(x, RATIOS):.2f}",
     "products": lambda runs: f"{runs['products'].iloc[0]:.0f}",
     "s": lambda runs: f"{_pooled(runs, 'seconds'):.3f}",
     "MB": lambda runs: f"{runs['memory'].iloc[0] / 1e6:.1f}",

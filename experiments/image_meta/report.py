@@ -56,13 +56,11 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
         figures |= panels(f"{name}-weighting", lines, *WEIGHTING)
         for method, ours in rows[rows["method"].str.startswith("hyperdistill")].groupby("method"):
             if argument(ours, "gamma").nunique() > 1:
-                figures[f"{name}-{method}-gamma"] = plot_gammas(
-                    ours, METHODS[method].title.partition(" (")[0]
-                )
+                figures[f"{name}-{method}-gamma"] = plot_gammas(ours, METHODS[method].title)
     return figures
 
 
-def plot_gammas(frame: pd.DataFrame, label: str):
+def plot_gammas(frame: pd.DataFrame, title: str):
     """After Figure 6: HyperDistill's accuracy against γ, on a scale of 1 - γ."""
     share = 1 - argument(frame, "gamma")
     figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
@@ -71,7 +69,12 @@ def plot_gammas(frame: pd.DataFrame, label: str):
         line = axis.plot(share, y, ".", alpha=0.5)[0]
         means = y.groupby(share).mean()
         axis.plot(means.index, means, color=line.get_color(), label=f"meta-{part}")
-    axis.set(xscale="log", xlabel="1 - γ", ylabel="accuracy, %", title=f"{label}, by γ")
+    axis.set(
+        xscale="log",
+        xlabel="1 - γ",
+        ylabel="accuracy, %",
+        title=title.partition(" (")[0] + ", by γ",
+    )
     axis.invert_xaxis()
     axis.legend()
     return figure

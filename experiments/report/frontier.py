@@ -27,7 +27,10 @@ def frontier(frame: pd.DataFrame, costs: pd.DataFrame, metric: str):
         values = percent(group) if accuracy else group[metric].dropna()
         label = title + f" ({count_runs(len(values))})" * bool(len(values) < most)
         mean, half = mean_interval(values)
-        look = {"fmt": "o" if styles[title]["ls"] == "-" else "s", "color": styles[title]["color"]}
+        look = {
+            "fmt": "o" if styles[title].get("ls", "-") == "-" else "s",
+            "color": styles[title]["color"],
+        }
         prices = products(group), seconds.get(group["method"].iloc[0])
         for axis, price in zip(axes, prices):
             if price is not None:
