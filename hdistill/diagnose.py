@@ -78,7 +78,7 @@ def diagnose(
       cheaper: offline methods by name to hold against exact reverse mode; None for first_order,
         one_step, implicit, drmad straight and in 6 pieces, and the last tenth of the steps.
       precise: the same problem without half precision, where Φ or L_val computes in it inside
-        (bfloat16 of float32 weights): its float64 hypergradient is what the cosine is to. None for
+        (bfloat16 of float32 weights): the cosine is taken to its float64 hypergradient. None for
         that of `problem`, whose own casts stay.
 
     Returns:
@@ -88,8 +88,8 @@ def diagnose(
       ValueError: arguments that do not fit together; a call inside `jax.jit`.
     """
     check_functions(problem)
-    if precise is not None:
-        check_functions(precise)
+    if precise is not None and not isinstance(precise, Problem):
+        raise ValueError(f"precise={precise!r}: expected an hd.Problem, or None")
     check_key(key)
     step = check_positive("step", step)
     if not is_offline(method):
@@ -104,6 +104,8 @@ def diagnose(
     batch_at = batch_stream(batches)
     example = batch_shapes("batches", batch_at)
     check_problem(problem, hparams, weights, example, outer_batch)
+    if precise is not None:
+        check_problem(precise, hparams, weights, example, outer_batch)
     case = _Case(problem, hparams, weights, batches, outer_batch, horizon)
     found = _measure(case, method, key, step, problem if precise is None else precise)
     methods = _cheaper(horizon) if cheaper is None else dict(cheaper)
@@ -172,14 +174,14 @@ def _measure(case: _Case, method: Callable, key, step: float, precise: Problem) 
         try:
             wide_case = case.in_float64(x64)
             g64 = jax.device_get(wide_case.hypergradient(method)[0].total)
+        except (TypeError, ValueError):
+            wide_case, g64, precision = None, g, np.nan
+        if wide_case is not None:
             exact = g64
             if precise is not case.problem:
                 other, _ = wide_case._replace(problem=precise).hypergradient(method)
                 exact = jax.device_get(other.total)
             precision = _cosine(g, exact)
-        except (TypeError, ValueError):
-            wide_case, g64, precision = None, g, np.nan
-        if wide_case is not None:
             taylor = _taylor(wide_case, g64, key, float(np.finfo(np.float64).eps))
     if wide_case is None:
         taylor = _taylor(case, g, key, float(np.finfo(np.float32).eps))

@@ -17,7 +17,8 @@ T = 7
 
 def by_scipy(knots, horizon):
     """The curve at every step, [T]."""
-    padded = np.concatenate([knots[:1], knots, knots[-1:]])
+    ends = 2 * knots[:1] - knots[1:2], 2 * knots[-1:] - knots[-2:-1]  # go on in a straight line
+    padded = np.concatenate([ends[0], knots, ends[1]])
     slopes = (padded[2:] - padded[:-2]) / 2
     x = np.arange(horizon) * (len(knots) - 1) / (horizon - 1)
     return CubicHermiteSpline(np.arange(len(knots)), knots, slopes)(x)
@@ -30,6 +31,13 @@ def test_the_curve_is_scipy_s(count):
     expected = knots if count == T else by_scipy(knots, T)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     assert hd.curve(jnp.asarray(knots), T + 3, T) == pytest.approx(knots[-1], abs=1e-12)
+
+
+def test_in_half_precision_long_schedules_reach_their_last_knot():
+    for dtype, horizon in ((jnp.bfloat16, 1000), (jnp.float16, 100_000)):
+        knots = jnp.linspace(0, 1, 11).astype(dtype)
+        assert hd.curve(knots, horizon - 1, horizon) == 1
+        assert hd.curve(knots, 0, horizon) == 0 and hd.curve(knots, 0, horizon).dtype == dtype
 
 
 def test_one_knot_is_for_all_steps_and_leaves_may_have_axes():
@@ -125,5 +133,16 @@ def test_bad_arguments_are_named():
     state = optimizer.init(jnp.ones(3))
     with pytest.raises(ValueError, match="hparams=None"):
         optimizer.update(jnp.ones(3), state)
+    with pytest.raises(ValueError, match=r"knots has dtype int\d+: expected floating point"):
+        hd.schedule(make, jnp.ones(2, int), T)
+    with pytest.raises(ValueError, match="knots=None"):
+        hd.curve(None, 0, T)
+    with pytest.raises(ValueError, match=r"step has dtype float"):
+        hd.curve(jnp.ones(2), 0.5, T)
+    (problem, hparams, *rest), _ = case()
+    with pytest.raises(ValueError, match=r"^of\(hparams\) raised KeyError: 'curve'"):
+        hd.offline.reverse_mode(problem, {"decay": hparams["decay"]}, *rest)
+    with pytest.raises(ValueError, match=r"^make\(settings\) raised KeyError: 'rate'"):
+        hd.schedule(lambda at: optax.sgd(at["rate"]), {"a": jnp.ones(2)}, T).init(jnp.ones(3))
     with pytest.raises(ValueError, match=r"has shapes \(3,\): expected those of knots, \(2,\)"):
         optimizer.update(jnp.ones(3), state, hparams=jnp.ones(3))

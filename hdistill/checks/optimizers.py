@@ -9,6 +9,10 @@ from hdistill.checks.values import (
 )
 
 
+class OptimizerError(ValueError):
+    """An error of an optimizer that names its argument already: it is handed on as it is."""
+
+
 def check_optimizer(name: str, optimizer) -> None:
     """An optax transformation."""
     if isinstance(optimizer, optax.GradientTransformation):
@@ -45,6 +49,8 @@ def begin(name: str, optimizer, params):
     """`optimizer.init` of the parameters."""
     try:
         return optimizer.init(params)
+    except OptimizerError:
+        raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         structure = jax.tree.structure(params)
         raise ValueError(
@@ -63,6 +69,8 @@ def transform(name: str, optimizer, gradient, state, params, **extra):
         optimizer = optax.with_extra_args_support(optimizer)
     try:
         return optimizer.update(gradient, state, params, **extra)
+    except OptimizerError:
+        raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{name}={optimizer!r}: expected an optax transformation that needs gradients, state "

@@ -83,13 +83,13 @@ def forward_mode(
 
     Memory is constant in T but holds Z, (number of λ) x (number of weights): for few λ.
 
-    With `directions=k` it is an unbiased estimate for any number n of λ, that holds k weights,
-    whatever n and T are. Along k directions v_i of ±1, drawn once for the whole trajectory,
+    With `directions=k` it is an unbiased estimate for any number n of λ, that keeps k copies of the
+    weights, whatever n and T are. Along k directions v_i of ±1, drawn once for all steps,
 
         g = g^FO + 1/k Σ_i (α_T Z_T v_i) v_i,   Z_t v_i = A_t (Z_{t-1} v_i) + B_t v_i
 
-    Its mean is exact, for the mean of v vᵀ is the identity; E‖error‖² = (n - 1)/k ‖g^SO‖², so that
-    one estimate is mostly noise where n is much above k, and many steps of λ average it.
+    Its mean is exact, because the mean of v vᵀ is the identity; E‖error‖² = (n - 1)/k ‖g^SO‖², so
+    that one estimate is mostly noise where n is much above k, and many steps of λ average it.
 
     References:
       Franceschi et al., "Forward and Reverse Gradient-Based Hyperparameter Optimization",
@@ -129,9 +129,11 @@ def forward_mode(
       ZeroHypergradientWarning: no path leads from some leaf of λ to L_val.
     """
     if directions is None and key is not None:
-        raise ValueError("key: expected None without directions, which it would draw")
+        raise ValueError("key is given: expected None without directions, which it would draw")
     if directions is not None:
         directions = check_count("directions", directions)
+        if key is None:
+            raise ValueError(f"key=None: expected a typed PRNG key, for directions={directions}")
         check_key(key)
     arguments = Arguments(problem, hparams, weights, batches, outer_batch, horizon)
     own = {"arrays": () if key is None else (key,)}
@@ -162,8 +164,8 @@ def online_forward_mode(problem, *, directions: int | None = None) -> Estimator:
     """Exact forward mode after every inner step, Z carried in the state.
 
     While λ moves, each step's A and B are taken at the λ of that step (as in real-time recurrent
-    learning). With `directions=k` it is an unbiased estimate that carries k weights, whatever the
-    number of λ: the directions are drawn by the first step's key and stay. See
+    learning). With `directions=k` it is an unbiased estimate that carries k copies of the weights,
+    whatever the number of λ: the directions are drawn by the first step's key and stay. See
     `hdistill.offline.forward_mode`.
 
     Examples:
@@ -196,6 +198,7 @@ def online_forward_mode(problem, *, directions: int | None = None) -> Estimator:
         previous, _, hparams, batch, _ = transition
         drawn = state.directions
         if drawn is not None:
+            check_key(key)
             drawn = jnp.where(state.products == 0, _draw(key, len(drawn), hparams), drawn)
         jacobian = _push(problem, previous, hparams, batch, state.jacobian, drawn)
         products = spend(state.products, _columns(hparams, directions))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from hdistill.checks.values import Signature, check_count, check_positive
+from hdistill.checks.values import Signature, check_count, check_key, check_positive
 from hdistill.devices import vary_like
 from hdistill.hypergradient.estimator import (
     Estimator,
@@ -15,7 +15,6 @@ from hdistill.hypergradient.estimator import (
     make_estimator,
     no_products,
 )
-from hdistill.products import outer_pullback
 
 
 class NresState(NamedTuple):
@@ -43,8 +42,9 @@ def online_nres(problem, *, directions: int = 8, spread: float = 0.1) -> Estimat
     the exact hypergradient is noise (`hd.diagnose`, Ŝ). Where f_t is smooth an exact method is
     better: E‖error‖² is about (number of λ + 1)/k ‖g‖².
 
-    No Jacobian product; 2k forward steps for each inner step, and 2k weights in memory, whatever T
-    is.
+    No derivative at all, of Φ or of L_val; 2k forward steps for each inner step, and 2k copies of
+    the weights in memory, whatever T is. A pair whose losses are not finite counts as one without a
+    difference; where all are, ĝ is nan.
 
     References:
       Li et al., "Variance-Reduced Gradient Estimation via Noise-Reuse in Online Evolution
@@ -69,8 +69,8 @@ def online_nres(problem, *, directions: int = 8, spread: float = 0.1) -> Estimat
       spread: σ > 0, in the units of λ: one for all its scalars (λ in logarithms, say).
 
     Returns:
-      An `Estimator`. `first_order` is the derivative of L_val in λ as ever, `second_order` the rest
-      of ĝ. Its step raises ValueError, while tracing, for arguments that do not fit together.
+      An `Estimator`. `second_order` is the whole ĝ and `first_order` 0: values do not tell the two
+      apart. Its step raises ValueError, while tracing, for arguments that do not fit together.
 
     Raises:
       ValueError: directions or spread out of range.
@@ -98,6 +98,7 @@ def online_nres(problem, *, directions: int = 8, spread: float = 0.1) -> Estimat
 
     def observe(problem, state, transition, key):
         _, _, hparams, batch, _ = transition
+        check_key(key)
         drawn = jax.random.normal(
             key, state.noise.shape, jnp.float32
         )  # in every precision the same
@@ -110,18 +111,17 @@ def online_nres(problem, *, directions: int = 8, spread: float = 0.1) -> Estimat
         return state._replace(steps=state.steps + 1, noise=noise, ahead=ahead, behind=behind)
 
     def estimate(problem, state, transition):
-        _, current, hparams, _, outer_batch = transition
-        _, _, first_order = outer_pullback(problem, current, hparams, outer_batch)
+        _, _, hparams, _, outer_batch = transition
         value = jax.vmap(problem.outer_loss, (0, 0, None))
         ahead, behind = (
             value(weights, at, outer_batch)
             for weights, at in zip((state.ahead, state.behind), moved(hparams, state.noise))
         )
+        gap = ahead - behind
+        known = jnp.isfinite(gap)
+        gap = jnp.where(known, gap, jnp.where(known.any(), 0, jnp.nan))
         flat, unravel = ravel_pytree(hparams)
-        whole = unravel(
-            ((ahead - behind) @ state.noise / (2 * spread * directions)).astype(flat.dtype)
-        )
-        rest = jax.tree.map(lambda a, b: a - b, whole, first_order)
-        return Hypergradient(first_order, rest), state
+        whole = unravel((gap @ state.noise / (2 * spread * directions)).astype(flat.dtype))
+        return Hypergradient(jax.tree.map(jnp.zeros_like, hparams), whole), state
 
     return make_estimator(problem, None, "nres", init, observe, estimate)
