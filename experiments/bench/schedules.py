@@ -135,7 +135,7 @@ def one_cycle(key, horizon: int):
     keys = jax.random.split(key, 4)
     peak, first, last = (
         jnp.exp(jax.random.uniform(k, minval=np.log(a), maxval=np.log(b)))
-        for k, (a, b) in zip(keys, ((3e-3, 0.6), (1e-2, 1.0), (1e-3, 1.0)))
+        for k, (a, b) in zip(keys, ((3e-4, 0.6), (1e-2, 1.0), (1e-3, 1.0)))
     )
     up = jax.random.uniform(keys[3], minval=0.0, maxval=0.5)
     u = jnp.arange(horizon) / horizon
@@ -175,7 +175,7 @@ def main(config: Config) -> None:
     """Chooses, tests and prints."""
     data = split(*load(config.dataset, config.data_dir))
     of = functools.partial(trained, config.horizon)
-    rates = jnp.log(jnp.geomspace(3e-3, 0.6, 24))[:, None]
+    rates = jnp.log(jnp.geomspace(3e-4, 0.6, 24))[:, None]
     cycles = jax.vmap(lambda key: one_cycle(key, config.horizon))(
         jax.random.split(jax.random.key(0), config.candidates)
     )
