@@ -118,8 +118,8 @@ def schedule(
       An optax transformation, whose `update` wants `hparams=` (`hd.from_losses` gives it).
 
     Raises:
-      ValueError: an argument of another kind; knots that do not fit T; from Φ, a λ whose knots have
-        another structure or other shapes.
+      ValueError: `make` or `of` is not a function; the knots do not fit T. From Φ: the knots in λ
+        have another structure or other shapes.
     """
     check_calls("make", make, "(settings)")
     check_calls("of", of, "(hparams)")

@@ -23,6 +23,7 @@ import optax
 
 import hdistill as hd
 from experiments.attribution.data import NAMES, load
+from experiments.bench.long import losses
 from experiments.draw.tables import format_interval, markdown
 from experiments.run.command import run_command
 from hdistill.checks.values import check_choice, check_count
@@ -70,13 +71,6 @@ def split(inputs, labels) -> Data:
     """TRAIN examples to train on, as many again to choose by, the rest to test on."""
     of = (slice(0, TRAIN), slice(TRAIN, 2 * TRAIN), slice(2 * TRAIN, None))
     return Data(*((jnp.asarray(inputs[s]), jnp.asarray(labels[s])) for s in of))
-
-
-def losses(params, x, y):
-    """Cross-entropy of each example."""
-    for w, b in params[:-1]:
-        x = jax.nn.gelu(x @ w + b[None])
-    return optax.softmax_cross_entropy_with_integer_labels(x @ params[-1][0] + params[-1][1], y)
 
 
 def loss(params, hparams, batch):

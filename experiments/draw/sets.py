@@ -133,6 +133,7 @@ def to_frame(runs: Sequence[Run], **means: str) -> pd.DataFrame:
     return pd.DataFrame(rows).map(lambda x: dumps(x) if isinstance(x, list | dict) else x)
 
 
+@functools.cache
 def paper_figures() -> pd.Series:
     """The figures of the paper's tables, by table, setting and method."""
     frame = pd.read_csv(PAPER, dtype=str)

@@ -88,35 +88,28 @@ def online_nres(problem, *, directions: int = 8, spread: float = 0.1) -> Estimat
         steps = jnp.zeros((), jnp.int32)
         return NresState(signature, no_products(), steps, noise, pairs, pairs)
 
-    def moved(hparams, noise):
-        """λ + σ ε_i and λ - σ ε_i, each leaf [k, ...]."""
+    def on_pairs(function, state, hparams, batch):
+        """What `function(weights, λ, batch)` gives of every w^+, and of every w^-."""
         flat, unravel = ravel_pytree(hparams)
-        return tuple(
-            jax.vmap(lambda e: vary_like(unravel(flat + sign * spread * e), hparams))(noise)
-            for sign in (1, -1)
-        )
+
+        def one(weights, noise):
+            return function(weights, vary_like(unravel(flat + noise), hparams), batch)
+
+        far = spread * state.noise
+        return jax.vmap(one)(state.ahead, far), jax.vmap(one)(state.behind, -far)
 
     def observe(problem, state, transition, key):
         _, _, hparams, batch, _ = transition
         check_key(key)
-        drawn = jax.random.normal(
-            key, state.noise.shape, jnp.float32
-        )  # in every precision the same
-        noise = jnp.where(state.steps == 0, drawn.astype(state.noise.dtype), state.noise)
-        update = jax.vmap(problem.update, (0, 0, None))
-        ahead, behind = (
-            update(weights, at, batch)
-            for weights, at in zip((state.ahead, state.behind), moved(hparams, noise))
-        )
-        return state._replace(steps=state.steps + 1, noise=noise, ahead=ahead, behind=behind)
+        # In every precision the same noise.
+        drawn = jax.random.normal(key, state.noise.shape, jnp.float32).astype(state.noise.dtype)
+        state = state._replace(noise=jnp.where(state.steps == 0, drawn, state.noise))
+        ahead, behind = on_pairs(problem.update, state, hparams, batch)
+        return state._replace(steps=state.steps + 1, ahead=ahead, behind=behind)
 
     def estimate(problem, state, transition):
         _, _, hparams, _, outer_batch = transition
-        value = jax.vmap(problem.outer_loss, (0, 0, None))
-        ahead, behind = (
-            value(weights, at, outer_batch)
-            for weights, at in zip((state.ahead, state.behind), moved(hparams, state.noise))
-        )
+        ahead, behind = on_pairs(problem.outer_loss, state, hparams, outer_batch)
         gap = ahead - behind
         known = jnp.isfinite(gap)
         gap = jnp.where(known, gap, jnp.where(known.any(), 0, jnp.nan))
