@@ -64,7 +64,6 @@ def fit(problem, *arguments, **options):
 @pytest.mark.parametrize(
     "measure, method",
     [
-        (online, hd.online.first_order),
         (online, hd.online.one_step),
         (online, hd.online.implicit),
         (online, hd.online.greedy),
@@ -75,7 +74,6 @@ def fit(problem, *arguments, **options):
         (offline, fit),
     ],
     ids=[
-        "fo",
         "one-step",
         "implicit",
         "greedy",

@@ -79,7 +79,7 @@ def test_a_still_leaf_may_have_8_bits_offline(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["one_step", "forward_mode", "reverse_mode", "implicit", "robust_hyperdistill"]
+    "name", ["one_step", "forward_mode", "reverse_mode", "robust_hyperdistill"]
 )
 @pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
 def test_a_still_leaf_may_have_8_bits_online(name):

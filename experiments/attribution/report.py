@@ -28,52 +28,47 @@ def to_frame(runs) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _several(frame: pd.DataFrame) -> bool:
-    return frame["recipe"].nunique() > 1
+def drawn_by(frame: pd.DataFrame) -> tuple[str, str]:
+    """What a row is, and what LDS is drawn against: of many recipes, or of many methods."""
+    several = frame["recipe"].nunique() > 1
+    return ("recipe", "smoothness") if several else ("attribution", "memory")
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Markdown: for each data set the LDS of each method; or of each recipe, beside its Ŝ."""
-
-    def lds(fraction: float):
-        return lambda of: format_interval(of.loc[of["fraction"] == fraction, "lds"])
-
-    parts, fractions = [], sorted(frame["fraction"].unique())
-    columns = {f"{fraction:.0%} left out": lds(fraction) for fraction in fractions}
-    if _several(frame):
-        columns["Ŝ"] = lambda of: f"{of['smoothness'].mean():.3f}"
-    else:
-        columns["memory, MB"] = lambda of: f"{of['memory'].iloc[0] / 1e6:.1f}"
-        columns["trainings a query"] = lambda of: f"{of['trainings_a_query'].median():.2f}"
-    frame = frame.assign(title=frame["recipe" if _several(frame) else "attribution"])
-    for problem, rows in frame.groupby("problem"):
+    """Markdown, for each data set: the LDS of each method, or of each recipe."""
+    columns = {
+        f"{fraction:.0%} left out": lambda of, fraction=fraction: format_interval(
+            of.loc[of["fraction"] == fraction, "lds"]
+        )
+        for fraction in sorted(frame["fraction"].unique())
+    } | {
+        "Ŝ": lambda of: f"{of['smoothness'].mean():.3f}",
+        "memory, MB": lambda of: f"{of['memory'].iloc[0] / 1e6:.1f}",
+        "trainings a query": lambda of: f"{of['trainings_a_query'].median():.2f}",
+    }
+    parts = []
+    for problem, rows in frame.assign(title=frame[drawn_by(frame)[0]]).groupby("problem"):
         runs = count_runs(rows["seed"].nunique())
         parts.append(f"**{problem}**, {runs}: LDS\n\n{method_table(rows, columns)}")
-        if _several(frame):
-            rho = stats.spearmanr(rows["smoothness"], rows["lds"])
-            parts.append(
-                f"Spearman correlation of Ŝ and LDS over {len(rows)} trainings: "
-                f"{rho.statistic:.2f} (p = {rho.pvalue:.1g}).\n"
-            )
+        if rows["recipe"].nunique() > 1:
+            rho, p = stats.spearmanr(rows["smoothness"], rows["lds"])
+            over = f"over {len(rows)} trainings: {rho:.2f} (p = {p:.1g})"
+            parts.append(f"Spearman correlation of Ŝ and LDS {over}.\n")
     return "\n".join([*parts, WORDS])
-
-
-def series(runs) -> list[dict]:
-    """Nothing: the pictures are drawn from the rows."""
-    return []
 
 
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
     """LDS against memory for each method, or against Ŝ for each recipe."""
-    of, column, label, scale, line = "attribution", "memory", "bytes of weights kept", "log", "o-"
-    if _several(frame):
-        of, column, label, scale, line = "recipe", "smoothness", "Ŝ", "linear", "o"
+    of, column = drawn_by(frame)
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for problem, rows in frame[frame["fraction"] == 0.05].groupby("problem"):
         means = rows.groupby(of, sort=False)[[column, "lds"]].mean().sort_values(column)
-        axis.plot(means[column], means["lds"], line, ms=4, label=str(problem))
-        for name, row in means.iterrows() if scale == "log" else []:
+        axis.plot(means[column], means["lds"], "o", ms=4, label=str(problem))
+        for name, row in means.iterrows() if column == "memory" else []:
             axis.annotate(str(name), (row[column], row["lds"]), fontsize=6)
+    label, scale = {"memory": ("bytes of weights kept", "log"), "smoothness": ("Ŝ", "linear")}[
+        column
+    ]
     axis.set(xlabel=label, ylabel="LDS, 5% left out", xscale=scale)
     axis.legend()
     return {column: figure}

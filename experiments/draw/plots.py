@@ -34,16 +34,13 @@ def training_rows(runs: Sequence[Run], field: str, setting: str = "", name: str 
     """A figure of metrics.jsonl over the steps: mean of the runs that ended, and their range."""
     rows = []
     for group in by_title(runs).values():
-        finished = [run for run in group if not run.summary["diverged"]]
-        metrics = [[row for row in run.rows if row.get(field) is not None] for run in finished]
-        length = min(map(len, metrics), default=0)
-        if length:  # not every run diverged
-            width = max(1, length // POINTS)
-            values = pd.DataFrame([[row[field] for row in r[:length]] for r in metrics])
-            values = values.T.rolling(width, min_periods=1).mean().T
-            drawn = np.arange(length)[::-width][::-1]  # the last is among them
-            steps = [metrics[0][i]["step"] for i in drawn]
-            rows += points(setting, name or field, group[0].config, steps, values[drawn])
+        finished = [run.rows for run in group if not run.summary["diverged"]]
+        told = [[(r["step"], r[field]) for r in of if r.get(field) is not None] for of in finished]
+        values = pd.DataFrame([dict(of) for of in told if of], dtype=float).T.dropna()
+        if len(values):
+            width = max(1, len(values) // POINTS)
+            drawn = values.rolling(width, min_periods=1).mean()[::-width][::-1]  # with the last
+            rows += points(setting, name or field, group[0].config, drawn.index, drawn.T)
     return rows
 
 

@@ -8,27 +8,18 @@ from experiments.methods import METHODS
 from hdistill.training import Run, read_run
 
 
-def read_runs(out: pathlib.Path, setting: Sequence[str] = ()) -> list[Run]:
+def read_runs(out: pathlib.Path) -> list[Run]:
     """The runs in OUT that ended, in the order of the tables.
 
-    One that is damaged, or that lies where its configuration says another belongs, as a copy does,
-    is left out, with a line on stderr.
-
-    Args:
-      setting: names in config.json of what the folder OUT/SETTING is named by, where there is one.
+    One that is damaged, and the copy of another, is left out, with a line on stderr.
     """
     runs: dict[str, Run] = {}
-    for path in sorted(out.glob("*/" * (2 if setting else 1) + "seed-*/summary.json")):
+    for path in sorted(out.rglob("seed-*/summary.json")):
         try:
             run = read_run(path.parent)
-            place = out / "-".join(str(run.config.get(name)) for name in setting)
-            method = run.config.get("method", run.config.get("problem", ""))
-            home = place / method / f"seed-{run.config.get('seed')}"
-            here = run.path.parents[1] / run.path.parent.name[: len(method)] / run.path.name
             protocol = repr(sorted((k, v) for k, v in run.config.items() if k != "commit"))
-            if here != home or protocol in runs:
-                raise ValueError(f"{run.path} is a copy or was moved: expected {home}")
-            runs[protocol] = run
+            if runs.setdefault(protocol, run) is not run:
+                raise ValueError(f"{run.path} is a copy of {runs[protocol].path}")
         except ValueError as error:
             print(f"left out of the report: {error}", file=sys.stderr)
     return sorted(runs.values(), key=_order)

@@ -6,8 +6,8 @@
     notes.md    what we make of it, if anything; its first paragraph says what the set is
     README.md   what produced it, its table, its pictures NAME.svg, the notes
 
-A study's `report` module gives `series(runs)`, `table(frame)` and `plots(frame, series)`, and
-`to_frame(runs)` where a run makes several rows.
+A study's `report` module gives `table(frame)` and `plots(frame, series)`; `series(runs)`, if any;
+`to_frame(runs)` where a run makes several rows, or `MEANS`, as `to_frame` has it.
 """
 
 import functools
@@ -15,7 +15,7 @@ import io
 import json
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 
@@ -50,12 +50,14 @@ def open_out(out: pathlib.Path, study: str) -> OwnedFolder:
 
 def write_set(report, out: pathlib.Path, study: str) -> str:
     """Writes the set of the runs in OUT into OUT/report; returns its table."""
-    folder, runs = open_out(out, study), read_runs(out, getattr(report, "SETTING", ()))
+    folder, runs = open_out(out, study), read_runs(out)
     if not runs:
         return "no run has ended\n"
-    frame = getattr(report, "to_frame", to_frame)(runs)
+    make = getattr(report, "to_frame", None)
+    frame = make(runs) if make else to_frame(runs, getattr(report, "MEANS", {}))
     folder.claim("runs.csv").write_text(runs_text(frame))
-    series, path = pd.DataFrame(report.series(runs), columns=SERIES), folder.claim("series.csv")
+    points = report.series(runs) if hasattr(report, "series") else []
+    series, path = pd.DataFrame(points, columns=SERIES), folder.claim("series.csv")
     path.unlink(missing_ok=True)
     if len(series):
         series.to_csv(path, index=False, float_format="%.4g")
@@ -113,7 +115,7 @@ def runs_text(frame: pd.DataFrame) -> str:
     return f"# {json.dumps(first, ensure_ascii=False)}\n{rows}"
 
 
-def to_frame(runs: Sequence[Run], **means: str) -> pd.DataFrame:
+def to_frame(runs: Sequence[Run], means: Mapping[str, str]) -> pd.DataFrame:
     """A row a run: configuration, then figures; what is not a number or a word is JSON.
 
     The method's arguments are columns, argument.NAME.

@@ -70,18 +70,16 @@ def argument(frame: pd.DataFrame, name: str) -> pd.Series:
     return given.where(given.notna(), frame.get(name, empty))
 
 
-def format_rate(frame: pd.DataFrame) -> str:
-    """λ's learning rate in a group of runs."""
-    return ", ".join(f"{rate:g}" for rate in argument(frame, "hyper_rate").dropna().unique()) or "–"
+def chosen_titles(frame: pd.DataFrame, metric: str) -> dict[str, str]:
+    """By method, the title with the best mean of validation_METRIC: its γ, or its rate.
 
-
-def chosen_titles(frame: pd.DataFrame, figure: str, sign: int = 1) -> dict[str, str]:
-    """By method, the title with the best mean meta-validation figure: its γ, or its rate.
+    A run that diverged counts as infinitely bad.
 
     Args:
-      sign: +1 where more is better, -1 where less is; a run that diverged counts as infinitely bad.
+      metric: "accuracy" or "mse".
     """
-    scores = (sign * frame[figure]).fillna(-np.inf)
+    sign = 1 if metric == "accuracy" else -1
+    scores = (sign * frame[f"validation_{metric}"]).fillna(-np.inf)
     means = scores.groupby([frame["method"], frame["title"]], sort=False).mean()
     return {name: str(of.idxmax()[1]) for name, of in means.groupby(level=0, sort=False)}
 
@@ -104,16 +102,10 @@ def method_table(
     return markdown(rows)
 
 
-def meta_table(frame: pd.DataFrame, metric: str, sign: int, scale: float, columns: dict) -> str:
-    """Markdown: a row for each title.
-
-    Args:
-      metric: "mse" or "accuracy".
-      sign: +1 where more is better, -1 where less is.
-      scale: of the figures.
-      columns: before the others, as `method_table` has them.
-    """
-    chosen, digits = chosen_titles(frame, f"validation_{metric}", sign), 2 if scale > 1 else 3
+def meta_table(frame: pd.DataFrame, metric: str, columns: dict[str, Callable]) -> str:
+    """Markdown: a row for each title; `columns`, as `method_table` has them, before the others."""
+    chosen = chosen_titles(frame, metric)
+    scale, digits = (100, 2) if metric == "accuracy" else (1, 3)
 
     def figures(group, part="test"):
         return scale * group.set_index("seed")[f"{part}_{metric}"].dropna()
@@ -128,7 +120,10 @@ def meta_table(frame: pd.DataFrame, metric: str, sign: int, scale: float, column
             else ""
         ),
         "not finite": lambda group: f"{len(group) - len(figures(group))} of {len(group)}",
-        "λ's rate": format_rate,
+        "λ's rate": lambda group: (
+            ", ".join(f"{rate:g}" for rate in argument(group, "hyper_rate").dropna().unique())
+            or "–"
+        ),
         "products": lambda group: f"{products(group):.1f}",
         "s each": lambda group: format_number(group["seconds_each"].median()),
     }

@@ -20,24 +20,17 @@ FIGURES = (
     ("figure11", "size1.*", ("cosine",)),
 )  # name, methods, what is drawn
 TITLES = {
-    "nift": "N.IFT",
-    "paper-0.0": "1-step, size fitted",
-    "fitted-0.0": "1-step, size fitted, with momentum",
-    "exact": "exact RMD",
-    "greedy-": "Greedy (γ={})",
-    "paper-": "HyperDistill (γ={})",
-    "fitted-": "HyperDistill, with momentum (γ={})",
-    "size1-": "HyperDistill, size 1 (γ={})",
-    "eq7-": "Eq. 7 (γ={})",
-}  # where it is not METHODS' label; those with a γ by what is before it
+    "paper": "HyperDistill",
+    "fitted": "HyperDistill, with momentum",
+    "size1": "HyperDistill, size 1",
+    "eq7": "Eq. 7",
+    "greedy": "Greedy",
+}  # of those with a γ
 WORDS = (
     "Cosines to exact RMD, means over t = 1..T and the tasks, ± 95% over the runs. Products, "
     "seconds and memory (beside arguments and results) are of a whole inner optimisation with a "
-    "hypergradient after every step, a fit of θ included."
-)
-ONE_PASS = (
-    " DrMAD and RMD once at T, or with every loss, have one hypergradient for the whole, held "
-    "against the exact one of the same losses."
+    "hypergradient after every step, a fit of θ included. DrMAD and RMD once at T, or with every "
+    "loss, have one hypergradient for the whole, held against the exact one of the same losses."
 )
 RATIOS = "second_order_ratios"
 SIZED = ("paper-0.9", "fitted-0.9")  # whose sizes Algorithm 4 fits: the paper's, with momentum
@@ -45,10 +38,10 @@ SIZED = ("paper-0.9", "fitted-0.9")  # whose sizes Algorithm 4 fits: the paper's
 
 def title(method: str) -> str:
     """A method's name for people."""
-    if method in METHODS:
-        return TITLES.get(method, METHODS[method].label)
-    grid, dash, gamma = method.rpartition("-")
-    return TITLES.get(method) or TITLES[grid + dash].format(gamma)
+    grid, _, gamma = method.rpartition("-")
+    if grid in TITLES:
+        return f"{TITLES[grid]} (γ={gamma})"
+    return {"nift": "N.IFT", "exact": "exact RMD"}.get(method) or METHODS[method].label
 
 
 def measured(run, stage: str, kind: str) -> pd.DataFrame:
@@ -108,9 +101,8 @@ def table(frame: pd.DataFrame) -> str:
     """
     parts = []
     for problem, group in frame.assign(title=frame["method"].map(title)).groupby("problem"):
-        words = WORDS + ONE_PASS * ("drmad" in set(group["method"]))
         runs = count_runs(group["seed"].nunique())
-        parts.append(f"**{problem}**\n\n{method_table(group, COLUMNS)}\n{runs}. {words}\n")
+        parts.append(f"**{problem}**\n\n{method_table(group, COLUMNS)}\n{runs}. {WORDS}\n")
     return "\n".join(parts)
 
 

@@ -1,14 +1,13 @@
 """The image study's tables and pictures."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
-from experiments.draw import sets
 from experiments.draw.plots import WEIGHTING, panels, training_rows, weighting_rows
-from experiments.draw.tables import META, argument, meta_table
+from experiments.draw.tables import META, argument, meta_table, ranges
 from experiments.methods import METHODS
 
 SETTING = ["model", "dataset", "init"]
+MEANS = {"validation_mean": "validation_accuracy"}  # over a run's rows: who learns faster
 LEARNING = (
     ("outer_loss", "meta-training", "outer loss at T"),
     ("validation_accuracy", "meta-validation", "accuracy"),
@@ -25,15 +24,9 @@ def table(frame: pd.DataFrame) -> str:
     """Markdown: a table for each setting, after Tables 2 (reptile) and 6 (fomaml)."""
     parts = []
     for name, rows in settings(frame):
-        made = {key: ", ".join(map(str, rows[key].drop_duplicates())) for key in ("seed", "commit")}
-        head = f"**{name}**, accuracy, %: seeds {made['seed']}, commit {made['commit']}"
-        parts.append(f"{head}\n\n{meta_table(rows, 'accuracy', 1, 100, {})}")
+        head = f"**{name}**, accuracy, %: seeds {ranges(rows['seed'])}"
+        parts.append(f"{head}\n\n{meta_table(rows, 'accuracy', {})}")
     return "\n".join([*parts, META])
-
-
-def to_frame(runs) -> pd.DataFrame:
-    """A row a run; `validation_mean` is the mean of its meta-validations: who learns faster."""
-    return sets.to_frame(runs, validation_mean="validation_accuracy")
 
 
 def series(runs) -> list[dict]:
@@ -55,26 +48,11 @@ def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:
         figures |= panels(f"{name}-learning", lines, LEARNING, "inner optimisations")
         figures |= panels(f"{name}-weighting", lines, *WEIGHTING)
         for method, ours in rows[rows["method"].str.startswith("hyperdistill")].groupby("method"):
-            if argument(ours, "gamma").nunique() > 1:
-                figures[f"{name}-{method}-gamma"] = plot_gammas(ours, METHODS[method].title)
+            accuracies = (100 * ours["test_accuracy"]).groupby(1 - argument(ours, "gamma"))
+            gammas = accuracies.agg(low="min", y="mean", high="max").rename_axis("x").reset_index()
+            if len(gammas) > 1:
+                drawn = gammas.assign(series="gamma", method=method, title="meta-test")
+                title = METHODS[method].title.partition(" (")[0] + ", by γ"
+                of = [("gamma", title, "accuracy, %")]
+                figures |= panels(f"{name}-{method}-gamma", drawn, of, "1 - γ", xscale="log")
     return figures
-
-
-def plot_gammas(frame: pd.DataFrame, title: str):
-    """After Figure 6: HyperDistill's accuracy against γ, on a scale of 1 - γ."""
-    share = 1 - argument(frame, "gamma")
-    figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
-    for part in ("test", "validation"):
-        y = 100 * frame[f"{part}_accuracy"]
-        line = axis.plot(share, y, ".", alpha=0.5)[0]
-        means = y.groupby(share).mean()
-        axis.plot(means.index, means, color=line.get_color(), label=f"meta-{part}")
-    axis.set(
-        xscale="log",
-        xlabel="1 - γ",
-        ylabel="accuracy, %",
-        title=title.partition(" (")[0] + ", by γ",
-    )
-    axis.invert_xaxis()
-    axis.legend()
-    return figure

@@ -73,8 +73,7 @@ def main() -> None:
         for folder in (RESULTS / study).glob("*")
     }
     sinusoids, images = sets["sinusoid/tuned"][0], sets["image_meta/tuned"][0]
-    costs = pd.read_csv(RESULTS / "bench" / "cost" / "cost.csv")
-    sets["bench/cost"] = costs, costs
+    sets["bench/cost"] = (pd.read_csv(RESULTS / "bench" / "cost" / "cost.csv"), pd.DataFrame())
     rows = pd.read_csv(RESULTS / "claims.csv", dtype=str, keep_default_na=False)
     claims = [judge(claim, *sets[claim["set"]]) for claim in rows.to_dict("records")]
     says = pd.read_csv(RESULTS / "says.csv", index_col="where")["says"].to_dict()
@@ -84,12 +83,11 @@ def main() -> None:
         "# Results\n\nWritten by `python -m experiments.report` from experiments/results/.\n",
         which_method((RESULTS / "which.md").read_text(), sinusoids, images),
     ]
-    for setting, frame, metric in (
+    for setting, *of in (
         ("sinusoid", sinusoids, "test_mse"),
         ("warpgrad", images, "test_accuracy"),
     ):
-        figure = frontier(frame, costs[costs["setting"] == setting], metric)
-        (RESULTS / f"frontier-{setting}.svg").write_text(svg(figure))
+        (RESULTS / f"frontier-{setting}.svg").write_text(svg(frontier(*of)))
         parts.append(linked(f"![what each method reaches, {setting}](frontier-{setting}.svg)\n"))
     told = f"{len(claims)} claims: {tally(claims)}. Each, with its interval: [claims](claims.md)."
     parts += ["# The paper's tables and figures\n", linked(told), "", summary(claims, says)]

@@ -95,9 +95,9 @@ def _part(frame: pd.DataFrame, of: str) -> pd.DataFrame:
 
 def _titles(frame: pd.DataFrame) -> dict[str, str]:
     """Each method's title; of several, the one with the best meta-validation."""
-    for column, sign in (("validation_accuracy", 1), ("validation_mse", -1)):
-        if column in frame:
-            return tables.chosen_titles(frame, column, sign)
+    for metric in ("accuracy", "mse"):
+        if f"validation_{metric}" in frame:
+            return tables.chosen_titles(frame, metric)
     return dict(zip(frame["method"], frame["title"]))
 
 

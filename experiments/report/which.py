@@ -15,8 +15,8 @@ def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> st
     versions those of the one with the best meta-validation.
     """
     chosen = {
-        "": _chosen(sinusoids, "validation_mse", -1),
-        "image": _chosen(images, "validation_accuracy", 1),
+        study: frame[frame["title"].isin(chosen_titles(frame, metric).values())]
+        for study, frame, metric in (("", sinusoids, "mse"), ("image", images, "accuracy"))
     }
 
     def figure(match: re.Match) -> str:
@@ -30,7 +30,3 @@ def which_method(text: str, sinusoids: pd.DataFrame, images: pd.DataFrame) -> st
         return format_interval(group["test_mse"]) + f" ({lost} diverged)" * bool(lost)
 
     return re.sub(r"@(?:(image)?-?(p|title)?:)?([\w-]+)@", figure, text)
-
-
-def _chosen(frame: pd.DataFrame, figure: str, sign: int) -> pd.DataFrame:
-    return frame[frame["title"].isin(chosen_titles(frame, figure, sign).values())]

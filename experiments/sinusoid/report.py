@@ -29,7 +29,7 @@ def table(frame: pd.DataFrame) -> str:
     comparable = set(frame["preset"]) <= {"cpu", "paper"} and set(rates) == {PAPER.hyper_rate}
     paper = paper_figures()["Table 4", "sinusoids"] if comparable else {}
     columns = {"paper (Table 4)": lambda group: paper.get(group["method"].iloc[0], "")} | COLUMNS
-    return f"MSE\n\n{meta_table(frame, 'mse', -1, 1, columns)}\n{META}"
+    return f"MSE\n\n{meta_table(frame, 'mse', columns)}\n{META}"
 
 
 def series(runs) -> list[dict]:

@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from experiments.draw import sets
 from experiments.draw.plots import WEIGHTING, panels, training_rows, weighting_rows
 from experiments.draw.tables import format_interval, method_table, percent
 from hdistill.training import read_run
 
 STAGES = ("learning λ", "retraining")
 FIELDS = {"outer_loss": "outer loss", "accuracy": "test accuracy"}
+MEANS = {"learning_mean": "accuracy"}  # over a run's rows: who learns faster
 COLUMNS = {
     "runs": lambda group: str(len(group)),
     "test accuracy, %, mean ± 95%": lambda group: format_interval(percent(group), 2),
@@ -31,22 +31,17 @@ def table(frame: pd.DataFrame) -> str:
     return method_table(frame, COLUMNS)
 
 
-def to_frame(runs) -> pd.DataFrame:
-    """A row a run; `learning_mean` is the mean of the first stage's tests: who learns faster."""
-    return sets.to_frame(runs, learning_mean="accuracy")
-
-
 def series(runs) -> list[dict]:
     """Loss and test accuracy over either stage; the weighting."""
-    again = [run.path / "retrain" for run in runs]  # nothing where the first stage diverged
-    rows = [read_run(path).rows if (path / "summary.json").exists() else [] for path in again]
-    stages = zip(STAGES, (runs, [run._replace(rows=each) for run, each in zip(runs, rows)]))
-    return [
-        row
-        for stage, of_stage in stages
-        for field in FIELDS
-        for row in training_rows(of_stage, field, name=f"{stage}: {field}")
-    ] + weighting_rows(runs)
+    again = []  # the runs whose first stage did not diverge
+    for run in runs:
+        if (run.path / "retrain" / "summary.json").exists():
+            again.append(run._replace(rows=read_run(run.path / "retrain").rows))
+    rows = weighting_rows(runs)
+    for stage, of_stage in zip(STAGES, (runs, again)):
+        for field in FIELDS:
+            rows += training_rows(of_stage, field, name=f"{stage}: {field}")
+    return rows
 
 
 def plots(frame: pd.DataFrame, series: pd.DataFrame) -> dict:

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.draw.plots import training_rows
 from experiments.draw.runs import read_runs
-from experiments.draw.sets import write_set
+from experiments.draw.sets import to_frame, write_set
 from experiments.image_meta import report
 from experiments.image_meta.__main__ import Config, main
 from experiments.image_meta.presets import PRESETS, protocol
@@ -140,12 +140,12 @@ def test_smoke_run_leaves_what_it_should(tmp_path, capsys):
     curves = json.loads((run / "weighting.json").read_text())
     assert all(0.1 <= weight <= 1 for name in ("before", "after") for weight in curves[name])
     assert curves["before"] != curves["after"]
-    (ended,) = read_runs(tmp_path, report.SETTING)
+    (ended,) = read_runs(tmp_path)
     assert ["validation_accuracy" in row for row in ended.rows] == [False, True, True]
     mean = np.mean([row["validation_accuracy"] for row in ended.rows[1:]])
-    np.testing.assert_allclose(report.to_frame([ended])["validation_mean"], [mean])
+    np.testing.assert_allclose(to_frame([ended], report.MEANS)["validation_mean"], [mean])
     main(dataclasses.replace(SMOKE, out=tmp_path))  # afresh: the same again
-    (again,) = read_runs(tmp_path, report.SETTING)
+    (again,) = read_runs(tmp_path)
     assert again.summary["test_accuracy"] == ended.summary["test_accuracy"]
     for row, other in zip(again.rows, ended.rows, strict=True):
         assert row | {"seconds": 0} == other | {"seconds": 0}
@@ -176,7 +176,7 @@ def test_table_compares_seed_by_seed_and_chooses_gamma_by_validation():
     text = table(frame)  # the other's lost run counts against it
     assert "| A, chosen | 47.00 ± 63.53 | 30.00 ± 0.00 | 2.00 ± 0.00 | 0 of 2 | 0.01 | 25.0" in text
     assert "| B | 30.00 | 50.00 | -10.00 | 1 of 2 | 0.01 |" in text
-    assert "seeds 0, 1, commit abc" in text
+    assert "seeds 0 to 1" in text
 
 
 def test_runs_that_diverged_do_not_stop_the_curves(tmp_path):
@@ -207,7 +207,7 @@ def test_a_run_counts_once_and_where_it_belongs(tmp_path, capsys):
         tmp_path / "old" / "fo" / "seed-0",
     ):
         shutil.copytree(out / "fo" / "seed-0", copy)
-    assert [run.path for run in read_runs(tmp_path, report.SETTING)] == [out / "fo" / "seed-0"]
+    assert [run.path for run in read_runs(tmp_path)] == [out / "fo" / "seed-0"]
     assert capsys.readouterr().err.count("left out of the report") == 3
 
 

@@ -59,7 +59,6 @@ def oracle(case, every, begin=0):
         ("quadratic", "sgd", 1),
         ("quadratic", "momentum", 7),
         ("quadratic", "adam", 3),
-        ("mlp", "momentum", 2),
         ("mlp", "adam", 3),
     ],
 )
@@ -88,41 +87,41 @@ def test_in_a_window_only_its_losses_and_steps_count(window, checkpoint):
 
 
 def test_outer_batches_by_a_function_of_the_inner_step():
-    case = with_outer_batches(quadratic("momentum"), 3)
+    case = with_outer_batches(quadratic("momentum", horizon=4), 2)
     steps = []
 
     def outer_batch(t):
         if isinstance(t, jax.core.Tracer):
-            return case.outer_batch[t // 3]
+            return case.outer_batch[t // 2]
         steps.append(int(t))
-        return case.outer_batch[t // 3]
+        return case.outer_batch[t // 2]
 
     for method in (hd.offline.reverse_mode, hd.offline.drmad):
-        expected = method(*case, every=3).total
-        drawn = method(*case._replace(outer_batch=outer_batch), every=3).total
+        expected = method(*case, every=2).total
+        drawn = method(*case._replace(outer_batch=outer_batch), every=2).total
         assert_close(drawn, expected, 1e-14)
     with jax.disable_jit():
-        hd.offline.reverse_mode(*case._replace(outer_batch=outer_batch), every=3)
-    assert set(steps) == {2, 5}
+        hd.offline.reverse_mode(*case._replace(outer_batch=outer_batch), every=2)
+    assert set(steps) == {1, 3}
 
 
-@pytest.mark.parametrize("anchors, every", [(1, 2), (3, 3), (5, 1), (8, 2)])
+@pytest.mark.parametrize("anchors, every", [(1, 2), (3, 3), (8, 2)])
 def test_drmad_equals_a_loop_with_explicit_jacobians_on_the_bent_line(anchors, every):
     case = with_outer_batches(CASES["quadratic"]("momentum", horizon=8), every)
     problem, hparams, weights, batches, outer_batches = case
     flat, unravel = jax.flatten_util.ravel_pytree(weights)
 
-    def phi(vector, h, t):
-        return jax.flatten_util.ravel_pytree(problem.update(unravel(vector), h, batches[t]))[0]
+    def phi(vector, h, batch):
+        return jax.flatten_util.ravel_pytree(problem.update(unravel(vector), h, batch))[0]
 
     points = [flat]
     for t in range(8):
-        points.append(phi(points[-1], hparams, t))
+        points.append(phi(points[-1], hparams, batches[t]))
     corners = [int(np.ceil(j * 8 / anchors)) for j in range(anchors + 1)]
     line = [np.interp(t, corners, range(anchors + 1)) for t in range(9)]
     ends = np.stack([points[corner] for corner in corners])
     gradient = jax.jit(jax.grad(lambda v, h, d: problem.outer_loss(unravel(v), h, d), (0, 1)))
-    jacobians = jax.jit(jax.jacrev(phi, (0, 1)), static_argnums=2)
+    jacobians = jax.jit(jax.jacrev(phi, (0, 1)))
     alpha, expected = jnp.zeros_like(flat), jnp.zeros(3)
     for t in reversed(range(8)):
         if (t + 1) % every == 0:
@@ -131,7 +130,7 @@ def test_drmad_equals_a_loop_with_explicit_jacobians_on_the_bent_line(anchors, e
         piece = min(int(line[t]), anchors - 1)
         share = line[t] - piece
         point = (1 - share) * ends[piece] + share * ends[piece + 1]
-        a, b = jacobians(jnp.asarray(point), hparams, t)
+        a, b = jacobians(jnp.asarray(point), hparams, batches[t])
         expected, alpha = expected + alpha @ b, alpha @ a
     result = hd.offline.drmad(*case, every=every, anchors=anchors)
     assert_close(result.total, expected, 1e-10)

@@ -8,6 +8,7 @@ is to begin again; *lost*, neither; *silent*, it ends differently and nothing is
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -21,6 +22,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -34,8 +36,9 @@ STEPS, CONFIG = 20, {"seed": 3}
 KILLS, DAMAGES = 2, 8
 
 
-def target(folder: pathlib.Path, **how) -> np.ndarray:
-    """The run: (λ, φ and the moments in one array) at its end."""
+@functools.cache
+def make():
+    """(learner, its first state, key -> tasks)."""
     model, optimizer = AnilRegression((8,)), optax.sgd(0.01, momentum=0.9)
 
     def loss(params, hparams, points):
@@ -53,11 +56,16 @@ def target(folder: pathlib.Path, **how) -> np.ndarray:
     sample = jax.jit(lambda key: sample_tasks(key, 2))
     hparams, params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1)))
     weights = hd.InnerState(params, optimizer.init(params))
+    return learner, learner.init(jax.random.key(1), hparams, weights), sample
+
+
+def target(folder: pathlib.Path, **how) -> np.ndarray:
+    """The run: (λ, φ and the moments in one array) at its end."""
+    learner, first, sample = make()
     with training.RunFolder(folder, CONFIG, **how) as opened:
-        state = learner.init(jax.random.key(1), hparams, weights)
         state = training.run(
             learner.step,
-            state,
+            jax.tree.map(jnp.copy, first),  # the step is given its memory
             lambda m: sample(jax.random.fold_in(jax.random.key(2), m)),
             total=STEPS,
             folder=opened,

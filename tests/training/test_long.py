@@ -71,10 +71,8 @@ def whole(tmp_path_factory):
     "every, how",
     [
         (None, {}),
-        (None, {"segment": 1}),
         (1, {"segment": 4, "store": "host"}),
         (4, {"segment": 3}),
-        (STEPS, {}),
     ],
 )
 def test_it_is_the_gradient_of_the_unroll(tmp_path, every, how):
@@ -165,9 +163,8 @@ def test_stopped_before_or_after_any_write_it_goes_on_to_the_same_bits(
     same(call(tmp_path / "count", every=2, outer=batch_at, segment=4), whole)  # it has ended
 
 
-@pytest.mark.parametrize("store", ["disk", "host"])
-def test_killed_by_the_system_it_goes_on_to_the_same_bits(tmp_path, whole, store):
-    for lines in (1, 4):
+def test_killed_by_the_system_it_goes_on_to_the_same_bits(tmp_path, whole):
+    for lines, store in ((1, "disk"), (4, "host")):
         folder = tmp_path / str(lines)
         command = [sys.executable, "-m", "tests.training.test_long", str(folder), store]
         environment = os.environ | {"JAX_ENABLE_X64": "1"}
@@ -373,7 +370,7 @@ def test_long_learning_is_a_loop_of_exact_hypergradients_also_cut_anywhere(tmp_p
             horizon=2,
         )
     write = states.write_tree
-    for stop in (1, 5, 9, 13):  # forward and back, in the first, second and third training
+    for stop in (5, 9):  # back in the first training, forward in the second
         seen = []
 
         def cut(path, *more, seen=seen, stop=stop):

@@ -1,4 +1,7 @@
-"""The run folder and the loop: kills, damage, another run, files of others, bad losses, signals."""
+"""The run folder and the loop: damage, another run, files of others, bad losses, signals.
+
+Kills at random moments: test_faults.py.
+"""
 
 import json
 import os
@@ -9,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from typing import NamedTuple
 
 import jax
@@ -22,67 +24,6 @@ import hdistill as hd
 from hdistill import training
 from hdistill.training import checkpoints
 from hdistill.training.folder import Follower
-
-KILL_TARGET = """
-import sys
-import jax, jax.numpy as jnp, numpy as np, optax
-import hdistill as hd
-from hdistill import training
-
-optimizer = optax.sgd(0.01, momentum=0.9)
-loss = lambda w, h, x: ((jnp.tanh(x * h) @ w - jnp.sin(x[:, 0])) ** 2).mean()
-problem = hd.from_losses(loss, loss, optimizer)
-learner = hd.learner(
-    problem, hd.online.hyperdistill(problem), hyper_optimizer=optax.adam(1e-3),
-    initialization=hd.reptile(), horizon=5, fit_period=7,
-)
-sample = jax.jit(lambda key: tuple(jax.random.normal(key, (2, 2, 10, 1))))
-hparams = jax.random.normal(jax.random.key(0), 8)
-weights = hd.InnerState(jnp.zeros(8), optimizer.init(jnp.zeros(8)))
-with training.RunFolder(sys.argv[1], {"seed": 3}, resume=True) as folder:
-    state = training.run(
-        learner.step, learner.init(jax.random.key(1), hparams, weights),
-        lambda m: sample(jax.random.fold_in(jax.random.key(2), m)), total=60, folder=folder,
-    )
-    folder.finish({"products": sum(row["products"] for row in folder.rows)})
-np.savez(sys.argv[2], *jax.tree.leaves((state.hparams, state.weights, state.hyper_state)))
-"""
-
-
-def run_target(folder, result, kill_at=None, how=signal.SIGKILL):
-    """Runs the target to its end, or sends a signal when it has logged `kill_at` steps."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-c", KILL_TARGET, str(folder), str(result)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | cache)
-    if kill_at is None:
-        assert process.wait(timeout=120) == 0
-        return
-    log = folder / "metrics.jsonl"
-    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= kill_at):
-        time.sleep(0.001)
-    process.send_signal(how)
-    assert process.wait() not in (0, 1), "it ended before it could be stopped"
-
-
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
-    run_target(tmp_path / "whole", tmp_path / "whole.npz")
-    run_target(tmp_path / "cut", tmp_path / "cut.npz", kill_at=random.randint(1, 55))
-    assert not (tmp_path / "cut.npz").exists()
-    run_target(tmp_path / "cut", tmp_path / "cut.npz")
-    whole, cut = np.load(tmp_path / "whole.npz"), np.load(tmp_path / "cut.npz")
-    assert whole.files == cut.files
-    for name in whole.files:
-        np.testing.assert_array_equal(whole[name], cut[name])
-
-    def rows(name):
-        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in lines]
-
-    assert rows("whole") == rows("cut")
 
 
 class State(NamedTuple):
@@ -679,9 +620,8 @@ with training.RunFolder(sys.argv[1], {}) as folder:
 """
 
 
-@pytest.mark.parametrize("after", [1, 10])
-def test_a_kill_while_a_checkpoint_is_deleted_does_not_block(after, tmp_path):
-    subprocess.run([sys.executable, "-c", KILLED_DELETION, tmp_path, str(after)], timeout=120)
+def test_a_kill_while_a_checkpoint_is_deleted_does_not_block(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED_DELETION, tmp_path, "1"], timeout=120)
     assert (tmp_path / "checkpoints" / "1").exists()
     with training.RunFolder(tmp_path, {}, resume=True) as folder:
         assert folder.restore(jnp.ones(1, jnp.float32))[0] == 3
