@@ -36,7 +36,7 @@ class Diagnosis(NamedTuple):
       slope: of log |f(λ + εv) - f(λ) - ε g·v| over log ε where ε is small: 2 if g is f's
         derivative, 1 if it is not; nan where the remainder is all rounding, and g is right.
       epsilons, remainders: what it was fitted to, floating [14]; ε times λ's length.
-      noise: how much f changes where λ changes in its last digit.
+      noise: how much f changes by rounding, in float64 and in what Φ computes in float32.
       smoothness: Ŝ of Engstrom et al. 2025, 1 where training is smooth in λ, 0 where it is noise.
       curvature: S = |f(λ+2hv) - 2f(λ+hv) + f(λ)| / h².
       predicted: 1 - |Δ - h g·v| / max(|Δ|, |h g·v|), Δ = f(λ+hv) - f(λ): 1 where g says what that

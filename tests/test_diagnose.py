@@ -24,7 +24,9 @@ def test_a_fault_is_told(name):
     assert is_told(made, diagnose(made))
 
 
-@pytest.mark.parametrize("name", ["adam with eps_root", "noise by the step's key"])
+@pytest.mark.parametrize(
+    "name", ["adam with eps_root", "noise by the step's key", "float32 inside"]
+)
 def test_a_right_problem_raises_no_alarm(name):
     made = RIGHT[name]()
     report = diagnose(made)

@@ -223,6 +223,9 @@ RIGHT: dict[str, Callable[[], Case]] = {
     "tanh": lambda: case(**activated(jnp.tanh)),
     "elu": lambda: case(**activated(jax.nn.elu)),
     "softplus": lambda: case(**activated(jax.nn.softplus)),
+    "float32 inside": lambda: case(
+        **activated(lambda x: jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype))
+    ),
     "batches by a function": lambda: case(batches=lambda t: (INPUTS[t], TARGETS[t])),
     "noise by the step's key": lambda: case(
         batches=lambda t: (

@@ -5,7 +5,8 @@
 A network of 32-128-128-10 (21,898 weights), SGD with momentum, batches of 64 drawn by the step; λ
 are two decays. *training*: `hd.unroll`. *jax.grad*: of the same unroll, by hand a scan of
 checkpointed stretches. *host*: `hdistill.training.reverse_mode`, its states on disk. Prints a
-Markdown table; medians of three calls, after one that compiles.
+Markdown table; medians of three calls, after one that compiles. Then forward steps and weights
+kept by counting: of snapshots, and of the two laws that bergson has (PyTorch; commit 2026-08-18).
 """
 
 import dataclasses
@@ -139,6 +140,48 @@ def forward_steps(name: str, horizon: int) -> float:
     return {"training": 1.0, "stored": 1.0, "checkpoint=True": 2.0}.get(name, np.nan)
 
 
+def by_halves(horizon: int) -> tuple[int, int]:
+    """(forward steps, weights kept at most) of bergson's `save_mode="log"`, MAGIC's own law.
+
+    Weights are kept before step 0, then each time after half of the steps that are left; on the way
+    back likewise between the last that are kept and the step that is wanted.
+    """
+    kept, steps, t = [], horizon, 0
+    while t < horizon:
+        kept.append(t)
+        t += max(1, (horizon - t) // 2)
+    most = len(kept)
+    for wanted in reversed(range(horizon)):
+        t = kept[-1]
+        steps += wanted - t
+        while half := (wanted - t) // 2:
+            t += half
+            kept.append(t)
+        most = max(most, len(kept))
+        if kept[-1] == wanted:
+            kept.pop()
+    return steps, most
+
+
+def laws(horizon: int) -> list[dict]:
+    """A row for each law, and one for as many snapshots."""
+    root = int(np.sqrt(horizon))
+    halves = by_halves(horizon)
+    every_root = 2 * horizon - root, 2 * root  # a chunk of √T again before each
+    found = {"by halves (bergson, log)": halves, "every √T (bergson, sqrt)": every_root}
+    for _, most in (halves, every_root):
+        found[f"snapshots={most}"] = schedule(horizon, most).steps, most
+    return [
+        {
+            "T": str(horizon),
+            "law": name,
+            "weights kept": str(most),
+            "forward steps / T": f"{steps / horizon:.2f}",
+        }
+        for name, (steps, most) in found.items()
+    ]
+
+
 def measure(horizon: int, repeats: int) -> list[dict]:
     """A row for each program, and one for the host's loop."""
     weights, hparams, outer_batch = start(), jnp.array([-7.0, -8.0]), batch_at(10**6)
@@ -180,6 +223,7 @@ def measure(horizon: int, repeats: int) -> list[dict]:
 
 def main(config: Config) -> None:
     """Measures and prints."""
+    print(markdown([row for horizon in config.horizon for row in laws(horizon)]), flush=True)
     warn_if_busy()
     for horizon in config.horizon:
         print(markdown(measure(horizon, config.repeats)), flush=True)

@@ -338,12 +338,13 @@ class _LongRun:
         )
         each = [self.outer_batch(j * self.n) for j in numbers]
         outer = jax.tree.map(lambda *x: jnp.stack(x), *each)
-        program = pull_back(self.problem, segment, ends, self.way)
+        program = pull_back(self.problem, segment, self.way)
         given = self.hparams, self._merge(weights), batches, outer, jnp.int32(t), carry
         carry, values, norms = program(*given)
         values, norms = (np.asarray(x, float) for x in (values, norms))
         if self.count:  # losses first, queries then
             values, norms = values.T, norms.max(0)
+        values = values if ends else values[:0]
         self._check(segment, values, norms, numbers)
         return carry, values, float(norms[0])
 

@@ -110,21 +110,18 @@ class Way(NamedTuple):
     queries: bool
 
 
-def pull_back(problem, segment: Segment, ends: bool, way: Way) -> Callable:
-    """The program that pulls a `Carry` back through a segment.
-
-    Args:
-      ends: whether an outer loss is at the segment's end.
+def pull_back(problem, segment: Segment, way: Way) -> Callable:
+    """The program that pulls a `Carry` back through a segment, whether it ends at a loss or not.
 
     Returns:
       (λ, weights, batches [S, ...], outer batches of the segment's losses [k, ...], first, carry)
       -> (carry, the losses [k], ‖α‖ after each step [S]); with queries all but the batches have a
-      leading axis, the outer batches after k.
+      leading axis, the outer batches after k. Without a loss at its end k is 1, its loss 0.
     """
-    return compiled(_pull_back, problem, segment.steps, ends, way)
+    return compiled(_pull_back, problem, segment.steps, way)
 
 
-def _pull_back(problem, steps: int, ends: bool, way: Way):
+def _pull_back(problem, steps: int, way: Way):
     sweep = stored if way.snapshots is None or steps == 1 else with_snapshots(way.snapshots)
 
     def program(hparams, weights, batches, outer_batches, first, carry):
@@ -138,23 +135,20 @@ def _pull_back(problem, steps: int, ends: bool, way: Way):
 
             losses = OuterLosses(way.every, 1, outer_batch_at, False)
             alpha, total, first_order = carry
-            end = ()
-            if ends:
-                value, *more = losses.pullback(run, last, first + steps)
-                alpha, first_order = optax.tree.add([alpha, first_order], more)
-                end = (value[None],)
+            at_end = losses.add(run, last, first + steps, alpha, first_order, first)
+            value_at_end, alpha, first_order = at_end
 
             def visit(first_order, t, weights, batch, alpha, total):
                 value = jnp.zeros(())
-                if ends and way.every < steps:
+                if way.every < steps:
                     add = losses.add(run, weights, t, alpha, first_order, first)
                     value, alpha, first_order = add
                 return first_order, alpha, (value, optax.tree.norm(wide(alpha)))
 
             pulled = pull(alpha, total, first_order, visit)
             values, norms = pulled.outputs
-            between = values[way.every :: way.every] if ends and way.every < steps else values[:0]
-            losses_of_all = jnp.concatenate([between, *end])
+            between = values[way.every :: way.every]  # none where the losses are further apart
+            losses_of_all = jnp.append(between, value_at_end)
             return Carry(pulled.alpha, pulled.total, pulled.carry), losses_of_all, norms
 
         pulled = jax.vmap(one, (1, 0)) if way.queries else one

@@ -60,8 +60,11 @@ def read_tree(path: pathlib.Path, like):
 
 
 def _placed(array: np.ndarray, like):
-    """An array of JAX on the devices of another leaf."""
+    """An array of JAX on the devices of another leaf, committed to them where that is.
+
+    Else a program would be compiled again for it.
+    """
     if is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
-    where = getattr(like, "sharding", None)
-    return jnp.asarray(array) if where is None else jax.device_put(array, where)
+    committed = getattr(like, "committed", False)
+    return jax.device_put(array, like.sharding) if committed else jnp.asarray(array)

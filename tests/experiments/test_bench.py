@@ -10,12 +10,14 @@ import pytest
 from experiments.bench import schedules
 from experiments.bench.cost import fits
 from experiments.bench.images import make_call
+from experiments.bench.long import by_halves
 from experiments.bench.operations import operations
 from experiments.bench.parts import seconds_by_part
 from experiments.bench.peers import __main__ as peers
 from experiments.bench.peers import environments
 from experiments.image_meta.presets import protocol
 from experiments.methods import METHODS
+from hdistill.hypergradient.snapshots import schedule
 
 
 def test_operations_of_a_step_are_those_counted_by_hand():
@@ -92,3 +94,11 @@ def test_a_one_cycle_goes_up_and_then_down():
         top = int(rates.argmax())
         assert 0 <= top <= 101 and 0.0003 <= rates[top] <= 0.6001
         assert (jnp.diff(rates[: top + 1]) >= 0).all() and (jnp.diff(rates[top:]) <= 1e-9).all()
+
+
+def test_the_law_by_halves_is_that_counted_by_hand_and_snapshots_need_fewer_steps():
+    # Kept before 0, 2, 3 on the way forward; back, step 1 is made again from 0.
+    assert by_halves(4) == (5, 3)
+    for horizon in (10, 37, 200):
+        steps, most = by_halves(horizon)
+        assert schedule(horizon, most).steps <= steps

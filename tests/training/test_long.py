@@ -309,7 +309,7 @@ def test_memory_does_not_grow_with_the_horizon():
         batches = tuple(jnp.zeros((50, *x.shape)) for x in batch_at(0))
         outer = tuple(jnp.asarray(x)[None] for x in batch_at(0))
         given = LAM, START, batches, outer, jnp.int32(segment.first), carry
-        program = segments.pull_back(PROBLEM, segment, True, way)
+        program = segments.pull_back(PROBLEM, segment, way)
         return program.lower(*given).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(1_000) == temporaries(1_000_000)
