@@ -15,7 +15,7 @@ test: .venv/installed  ## the test suite, on two processes
 test-fast: .venv/installed  ## every estimator against an oracle, and what is quick besides
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-examples: .venv/installed  ## every recipe of experiments/recipes, a minute each at most
+examples: .venv/installed  ## every recipe of experiments/recipes, a minute each at most, long_sources twenty
 	set -e; for name in $(RECIPES); do echo "== $$name"; $(BIN)/python -m experiments.recipes.$$name; done
 
 docs: .venv/installed  ## the documentation, into site/; a warning is an error

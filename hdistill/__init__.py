@@ -33,6 +33,7 @@ from hdistill.learners.learner import Learner, LearnerState, learner
 from hdistill.learners.pmap import pmap_step
 from hdistill.learners.stream import FitInfo, Stream, StreamState, stream
 from hdistill.problem import InnerState, Problem, from_losses, meta_problem, unroll
+from hdistill.reversible import FixedPoint, Reversible, reversible_sgd
 from hdistill.schedule import curve, schedule
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Fidelity",
     "FitInfo",
     "FitStatus",
+    "FixedPoint",
     "Hypergradient",
     "Initialization",
     "InnerState",
@@ -53,6 +55,7 @@ __all__ = [
     "OfflineInfo",
     "OutOfDataWarning",
     "Problem",
+    "Reversible",
     "SizeSamples",
     "Stream",
     "StreamState",
@@ -77,6 +80,7 @@ __all__ = [
     "online",
     "pmap_step",
     "reptile",
+    "reversible_sgd",
     "schedule",
     "stream",
     "unroll",

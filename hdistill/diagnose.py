@@ -217,10 +217,11 @@ def _taylor(case: _Case, g, key, eps: float) -> dict:
     # Rounding shows where λ changes in its last digit; that of float32 inside a Φ of float64 only
     # where λ changes by as much: there in second differences, which the slope is not in.
     inside = np.array([1e-8, 3e-8, 1e-7]) if eps < 1e-8 else np.zeros(0)
-    given = [[0.0, eps, -eps, 2 * eps], inside, -inside, EPSILONS]
-    values = np.asarray(along(jnp.asarray(np.concatenate(given))), float)
-    at, *rest = np.split(values, np.cumsum([1, 3, len(inside), len(inside)]))
-    at, (near, ahead, behind, values) = at[0], rest
+    tiny = np.array([0.0, eps, -eps, 2 * eps])
+    given = np.concatenate([tiny, inside, -inside, EPSILONS])
+    values = np.asarray(along(jnp.asarray(given)), float)
+    parts = np.split(values, np.cumsum([1, len(tiny) - 1, len(inside), len(inside)]))
+    at, near, ahead, behind, values = parts[0][0], *parts[1:]
     remainders = np.abs(values - at - EPSILONS * _dot(g, direction))
     changes = np.abs(np.concatenate([near - at, ahead - 2 * at + behind]))
     noise = 8 * float(np.max(changes)) + 8 * eps * abs(at)

@@ -4,9 +4,10 @@
 
 A network of 32-128-128-10 (21,898 weights), SGD with momentum, batches of 64 drawn by the step; λ
 are two decays. *training*: `hd.unroll`. *jax.grad*: of the same unroll, by hand a scan of
-checkpointed stretches. *host*: `hdistill.training.reverse_mode`, its states on disk. Prints a
-Markdown table; medians of three calls, after one that compiles. Then forward steps and weights
-kept by counting: of snapshots, and of the two laws that bergson has (PyTorch; commit 2026-08-18).
+checkpointed stretches. *reversal*: of `hd.reversible_sgd`, the same losses. *host*:
+`hdistill.training.reverse_mode`, its states on disk. Prints a Markdown table; medians of three
+calls, after one that compiles. Before it forward steps and weights kept, by counting: of snapshots,
+and of the two laws that bergson has (PyTorch; commit of 2026-08-18).
 """
 
 import dataclasses
@@ -29,7 +30,8 @@ from hdistill.checks.values import check_count
 from hdistill.hypergradient.snapshots import schedule
 
 SIZES = (32, 128, 128, 10)
-OPTIMIZER = optax.sgd(0.02, momentum=0.9)
+RATE = 0.02
+OPTIMIZER = optax.sgd(RATE, momentum=0.9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,13 @@ def programs(horizon: int) -> dict[str, Callable]:
 
         return call
 
+    undone, begin = hd.reversible_sgd(inner_loss, outer_loss, RATE, (9, 10))
+    fixed = begin(start().params, horizon)
+
+    def reversal(hparams, weights, outer_batch):
+        given = undone, hparams, fixed, batch_at, outer_batch
+        return hd.offline.reversal(*given, horizon=horizon).total
+
     def train(hparams, weights, outer_batch):
         end = hd.unroll(PROBLEM, hparams, weights, batch_at, horizon)
         return PROBLEM.outer_loss(end, hparams, outer_batch)
@@ -129,6 +138,7 @@ def programs(horizon: int) -> dict[str, Callable]:
         "checkpoint=True": of(checkpoint=True),
         "snapshots=50": of(snapshots=50),
         "snapshots=10": of(snapshots=10),
+        "reversal, fixed point": reversal,
         "jax.grad, checkpointed by hand": by_hand(horizon),
     }
 
@@ -137,7 +147,12 @@ def forward_steps(name: str, horizon: int) -> float:
     """Forward steps / T, without those inside a product."""
     if name.startswith("snapshots="):
         return schedule(horizon, int(name.removeprefix("snapshots="))).steps / horizon
-    return {"training": 1.0, "stored": 1.0, "checkpoint=True": 2.0}.get(name, np.nan)
+    return {
+        "training": 1.0,
+        "stored": 1.0,
+        "checkpoint=True": 2.0,
+        "reversal, fixed point": 2.0,
+    }.get(name, np.nan)
 
 
 def by_halves(horizon: int) -> tuple[int, int]:

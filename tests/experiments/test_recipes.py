@@ -19,6 +19,7 @@ from experiments.recipes import (
     language_model,
     learning_rates,
     logging_run,
+    long_sources,
     nnx_learning_rates,
     weight_decay,
 )
@@ -35,6 +36,7 @@ RECIPES = {  # what each may import besides
     language_model: {"ast", "sysconfig"} | PLOT,
     learning_rates: set(),
     logging_run: {"csv", "tensorboardX", "experiments.recipes.weight_decay"} | PLOT,
+    long_sources: {"flax", "functools", "experiments.recipes.language_model"} | PLOT,
     nnx_learning_rates: {"flax"},
     weight_decay: set(),
 }
@@ -170,6 +172,23 @@ def test_rare_classes_from_a_loader_gain_weight(monkeypatch):
     hparams, accuracy = host_loader.learn(stretches=6)
     assert hparams[-3:].mean() > hparams[:3].mean() + 0.3
     assert accuracy > 0.2
+
+
+def test_a_transformer_s_sources_are_mixed_and_drawn_by_the_step():
+    sources, clean, test = long_sources.make_data()
+    assert sources.shape[0] == 20 and len(clean) == 400 and len(test) == 1000
+    spaces = (sources[..., :-1] == 0) & (sources[..., 1:] == 0)  # two in a row: only by mixing
+    assert (spaces[: long_sources.BAD].mean((1, 2)) > 5 * spaces[long_sources.BAD :].mean()).all()
+    texts, key = long_sources.draw(sources, 0, 7)
+    again, same = long_sources.draw(sources, 0, 7)
+    np.testing.assert_array_equal(texts, again), np.testing.assert_array_equal(key, same)
+    assert (long_sources.draw(sources, 0, 8)[1] != key).any()
+    problem, optimizer = long_sources.make_problem(40)
+    start, batch_at = long_sources.start(optimizer, 0), lambda t: (texts, key)
+    equal = jnp.zeros(long_sources.SOURCES)
+    after = long_sources.train(problem, equal, start, batch_at, 30, stretch=10)
+    before, now = (problem.outer_loss(w, equal, texts) for w in (start, after))
+    assert now < before - 0.5
 
 
 def test_what_is_logged(tmp_path):
