@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hdistill.checks.values import check_calls, check_count, check_positive, named
+from hdistill.checks.values import check_calls, check_count, check_positive, is_concrete, named
 from hdistill.problem import InnerState, Loss, Problem
-from hdistill.tree import dtype_of
+from hdistill.tree import own
 
 BITS = {"float32": 20, "float64": 44}  # after the point; the mantissas have 24 and 53
 WORD = 32  # bits of a word of lost digits
@@ -127,7 +127,7 @@ def reversible_sgd(
         return jax.tree.map(_snap, found[0]), found[1]
 
     def update(weights: InnerState, hparams, batch) -> InnerState:
-        params, (velocity, lost, t) = weights
+        params, (velocity, lost, t) = _checked(weights)
         slope, eta = gradient(params, hparams, batch)
         moved = jax.tree.map(lambda v, g: v * (n / d) + g, velocity, slope)
         ideal = jax.tree.map(lambda w, v: (w - eta * v).astype(w.dtype), params, moved), moved
@@ -143,7 +143,7 @@ def reversible_sgd(
         return InnerState(params, FixedPoint(velocity, lost, t + 1))
 
     def inverse(weights: InnerState, hparams, batch) -> InnerState:
-        params, (velocity, lost, t) = weights
+        params, (velocity, lost, t) = _checked(weights)
         t = t - 1
         eta = exactly(params, hparams, batch)[1]
         params = jax.tree.map(lambda w, v: w + _snap(eta.astype(v.dtype) * v), params, velocity)
@@ -156,23 +156,30 @@ def reversible_sgd(
         return InnerState(params, FixedPoint(before, lost, t))
 
     def outer(weights: InnerState, hparams, batch):
-        return outer_loss(weights.params, hparams, batch)
+        return outer_loss(_checked(weights).params, hparams, batch)
 
     def start(params, horizon: int) -> InnerState:
         words = math.ceil(check_count("horizon", horizon) / span)
+        params = jax.tree.map(own, params)
         for path, leaf in named(params, "params"):
-            if str(dtype_of(leaf)) not in BITS:
-                raise ValueError(f"{path} is {dtype_of(leaf)}: expected float32 or float64")
+            if str(leaf.dtype) not in BITS:
+                raise ValueError(f"{path} is {leaf.dtype}: expected float32 or float64")
             largest = 2 ** (jnp.finfo(leaf.dtype).nmant + 1 - BITS[str(leaf.dtype)])
-            if not jnp.abs(leaf).max() < largest:
+            if is_concrete(leaf) and not jnp.abs(leaf).max(initial=0) < largest:
                 raise ValueError(f"{path} has entries of {largest} or more: expected smaller ones")
-        params = jax.tree.map(lambda x: _snap(jnp.asarray(x)), params)
+        params = jax.tree.map(_snap, params)
         lost = jax.tree.map(lambda x: jnp.zeros((words, *x.shape), jnp.uint32), params)
         return InnerState(
             params, FixedPoint(jax.tree.map(jnp.zeros_like, params), lost, jnp.int32(0))
         )
 
     return Problem(Reversible(update, inverse), outer), start
+
+
+def _checked(weights) -> InnerState:
+    if not (isinstance(weights, InnerState) and isinstance(weights.opt_state, FixedPoint)):
+        raise ValueError("weights: expected start(params, horizon) of hd.reversible_sgd")
+    return weights
 
 
 def steps_of_a_word(n: int, d: int) -> int:

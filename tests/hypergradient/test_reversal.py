@@ -163,6 +163,9 @@ def test_bad_weights_and_problems_are_named():
             start(params, 5)
     with pytest.raises(ValueError, match="horizon"):
         start({"w": jnp.ones(2)}, 0)
+    assert start({"w": [0.5, 1.0], "none": jnp.ones((0, 3))}, 5).params["w"] == [0.5, 1.0]
+    with pytest.raises(ValueError, match=r"weights: expected start\(params, horizon\)"):
+        hd.offline.reversal(fixed(2)[0].problem, jnp.ones(2), jnp.ones(2), None, None, horizon=2)
     plain = mlp("momentum", horizon=2)
     with pytest.raises(ValueError, match=r"problem.update=.*hd.Reversible"):
         hd.offline.reversal(*plain)
