@@ -116,23 +116,19 @@ def reversible_sgd(
         raise ValueError(f"momentum={momentum!r}: expected n < d < 1024, γ = n / d below 1")
     span = steps_of_a_word(n, d)
 
-    def gradient(params, hparams, batch):
-        slope = jax.grad(inner_loss)(params, hparams, batch)
-        return slope, jnp.asarray(rate(hparams, batch) if callable(rate) else rate)
+    gradient = jax.grad(inner_loss)
 
-    def exactly(params, hparams, batch):
-        """The gradient, on the grid, and η: a program of its own wherever it is, same bits."""
-        given = jax.lax.stop_gradient((params, hparams, batch))
-        found = jax.lax.optimization_barrier(gradient(*jax.lax.optimization_barrier(given)))
-        return jax.tree.map(_snap, found[0]), found[1]
+    def rate_of(hparams, batch):
+        return jnp.asarray(rate(hparams, batch) if callable(rate) else rate)
 
     def update(weights: InnerState, hparams, batch) -> InnerState:
         params, (velocity, lost, t) = _checked(weights)
-        slope, eta = gradient(params, hparams, batch)
+        slope, eta = gradient(params, hparams, batch), rate_of(hparams, batch)
         moved = jax.tree.map(lambda v, g: v * (n / d) + g, velocity, slope)
         ideal = jax.tree.map(lambda w, v: (w - eta * v).astype(w.dtype), params, moved), moved
         still_params, still = jax.lax.stop_gradient((params, velocity))
-        slope, eta = exactly(params, hparams, batch)
+        slope = jax.tree.map(_snap, _alone(gradient, params, hparams, batch))
+        eta = _alone(rate_of, hparams, batch)
         word = jax.tree.map(lambda x: x[t // span], lost)
         shrunk = jax.tree.map(lambda v, b: _shrink(v, b, n, d), still, word)
         digits, after = (_each(shrunk, i, still) for i in (1, 0))
@@ -145,9 +141,9 @@ def reversible_sgd(
     def inverse(weights: InnerState, hparams, batch) -> InnerState:
         params, (velocity, lost, t) = _checked(weights)
         t = t - 1
-        eta = exactly(params, hparams, batch)[1]
+        eta = _alone(rate_of, hparams, batch)
         params = jax.tree.map(lambda w, v: w + _snap(eta.astype(v.dtype) * v), params, velocity)
-        slope, _ = exactly(params, hparams, batch)
+        slope = jax.tree.map(_snap, _alone(gradient, params, hparams, batch))
         word = jax.tree.map(lambda x: x[t // span], lost)
         before = jax.tree.map(jnp.subtract, velocity, slope)
         grown = jax.tree.map(lambda v, b: _shrink(v, b, d, n), before, word)
@@ -174,6 +170,12 @@ def reversible_sgd(
         )
 
     return Problem(Reversible(update, inverse), outer), start
+
+
+def _alone(function: Callable, *given):
+    """The function's value, computed by itself: the same bits in whatever program it is."""
+    given = jax.lax.optimization_barrier(jax.lax.stop_gradient(given))
+    return jax.lax.optimization_barrier(function(*given))
 
 
 def _checked(weights) -> InnerState:
