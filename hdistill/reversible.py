@@ -100,8 +100,8 @@ def reversible_sgd(
       steps: `InnerState(params, FixedPoint)`, params on the grid.
 
     Raises:
-      ValueError: an argument that is none of these; parameters that are not float32 or float64, or
-        too large for the grid.
+      ValueError: an argument has another type or is out of range; parameters have another dtype
+        than float32 or float64, or are too large for the grid.
     """
     for name, loss in (("inner_loss", inner_loss), ("outer_loss", outer_loss)):
         check_calls(name, loss, "(params, hparams, batch)")

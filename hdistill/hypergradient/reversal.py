@@ -34,13 +34,13 @@ def reversal(
     """g = g^FO + Σ_t α_T A_T … A_{t+1} B_t, exact, with w_{t-1} from w_t by Φ's inverse.
 
     Nothing is kept of the way forward but its end: memory is that of two copies of the weights,
-    whatever T is. Each step is made three times: forward, undone, and within the product. Φ is
-    an `hd.Reversible`, such as that of `hd.reversible_sgd`, whose weights hold the bits that
-    momentum loses.
+    which hold the bits that momentum loses and so grow a little with T. Each step is made three
+    times: forward, undone, and within the product. Φ is an `hd.Reversible`, such as that of
+    `hd.reversible_sgd`.
 
     Warning: if the way back does not end at w_0 to the bit, g would be that of another trajectory:
-    it is then nan in every entry, and `info.finite` is False. Causes: a weight out of the fixed
-    point's range, more steps than it has room for, an inverse that is none.
+    it is then nan in every entry, and `info.finite` is False. Causes: a weight is
+    out of the fixed point's range; there are more steps than it has room for; the inverse is wrong.
 
     References:
       Maclaurin et al., "Gradient-based Hyperparameter Optimization through Reversible Learning",

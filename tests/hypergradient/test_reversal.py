@@ -70,7 +70,10 @@ def test_it_is_the_gradient_of_the_unroll(every):
 def test_every_step_is_undone_to_the_bit(dtype, momentum):
     case, _ = fixed(3, dtype, momentum, room=500)
     problem, hparams, weights, batches, _ = case
-    draw = lambda t: jax.tree.map(lambda x: x[t % 3] * jnp.cos(t), batches)  # noqa: E731
+
+    def draw(t):
+        return jax.tree.map(lambda x: x[t % 3] * jnp.cos(t), batches)
+
     there = jax.jit(lambda w, t: problem.update(w, hparams, draw(t)))
     back = jax.jit(lambda w, t: problem.update.inverse(w, hparams, draw(t)))
     path = [weights]
@@ -136,6 +139,10 @@ def test_tasks_side_by_side_in_a_learner():
     assert_close(*states, 1e-12)
 
 
+def loss(params, hparams, batch):
+    return jnp.sum(params)
+
+
 @pytest.mark.parametrize(
     "how, words",
     [
@@ -146,13 +153,11 @@ def test_tasks_side_by_side_in_a_learner():
     ],
 )
 def test_bad_arguments_are_named(how, words):
-    loss = lambda p, h, b: jnp.sum(p)  # noqa: E731
     with pytest.raises(ValueError, match=words):
         hd.reversible_sgd(loss, loss, **{"rate": 0.1} | how)
 
 
 def test_bad_weights_and_problems_are_named():
-    loss = lambda p, h, b: jnp.sum(p)  # noqa: E731
     _, start = hd.reversible_sgd(loss, loss, 0.1)
     for params, words in (
         ({"w": jnp.ones(2, jnp.bfloat16)}, r"params\['w'\] is bfloat16"),
