@@ -35,6 +35,7 @@ from hdistill.learners.stream import FitInfo, Stream, StreamState, stream
 from hdistill.problem import InnerState, Problem, from_losses, meta_problem, unroll
 from hdistill.reversible import FixedPoint, Reversible, reversible_sgd
 from hdistill.schedule import curve, schedule
+from hdistill.smoothness import smoothness
 
 __all__ = [
     "LDS",
@@ -82,6 +83,7 @@ __all__ = [
     "reptile",
     "reversible_sgd",
     "schedule",
+    "smoothness",
     "stream",
     "unroll",
 ]

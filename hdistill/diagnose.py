@@ -22,6 +22,7 @@ from hdistill.hypergradient.offline_method import is_offline
 from hdistill.hypergradient.reverse_mode import stored
 from hdistill.problem import InnerRun, Problem
 from hdistill.products import outer_pullback
+from hdistill.smoothness import agreement, along, direction
 from hdistill.tree import is_real, split, wide
 
 EPSILONS = 4.0 ** -np.arange(1, 15)  # of a direction as long as λ
@@ -46,9 +47,8 @@ def diagnose(
     - *Right*: along a random direction v the remainder |f(λ + εv) - f(λ) - ε g·v|, with
       f(λ) = L_val(w_T(λ), λ), falls with slope 2 in ε if g is f's derivative, with slope 1 if not.
       No step size is chosen: ε goes through 14 powers of 4, in float64 where Φ runs in it.
-    - *Smooth*: Engstrom et al. 2025 (arXiv 2503.13751): three trainings at λ, λ + hv, λ + 2hv with
-      v of ±1, Ŝ = Σ_i d_i / ‖d‖₁ · sign(w_h - w_0)_i · sign(w_2h - w_h)_i, d = |w_2h - w_0|. Where
-      it is low the exact hypergradient is right and says little of what any change of λ does.
+    - *Smooth*: Ŝ of three trainings along a direction of ±1 (`hd.smoothness`). Where it is low the
+      exact hypergradient is right and says little of what any change of λ does.
     - finite everywhere; cosine to float64; leaves of λ without a path; the growth of ‖α_t‖ on the
       way back; the cosine and the products of cheaper methods, of which it names the cheapest above
       0.95.
@@ -237,37 +237,18 @@ def _taylor(case: _Case, g, key, eps: float) -> dict:
 
 def _smoothness(case: _Case, g, key, step: float) -> tuple[float, float, float]:
     """(Ŝ, S, how well g predicts the loss at λ + hv), of a direction of ±1."""
-    leaves, structure = jax.tree.flatten(case.hparams)
-    keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
-    signs = [
-        jax.random.rademacher(k, jnp.shape(x), jnp.result_type(x)) for k, x in zip(keys, leaves)
-    ]
-    sizes = [jnp.sqrt(jnp.mean(jnp.square(x))) for x in leaves]
-    scaled = [
-        jnp.where(s > 0, jnp.minimum(s, 1), 1).astype(s.dtype) * v for s, v in zip(sizes, signs)
-    ]
-    direction = jax.tree.unflatten(structure, scaled)
+    v = direction(jax.random.fold_in(key, 1), case.hparams)
 
     @jax.jit
     def trainings():
-        def one(h):
-            return case.train(optax.tree.add_scale(case.hparams, h, direction))
-
-        return jax.lax.map(one, step * jnp.arange(3.0))
+        return jax.lax.map(case.train, along(case.hparams, v, step))
 
     loss, ends = trainings()
     first, second, third = np.asarray(loss, float)
-    total, agree = 0.0, 0.0
-    for w in (np.asarray(x, float) for x in split(ends)[0]):
-        with np.errstate(invalid="ignore"):
-            far, near, then = w[2] - w[0], w[1] - w[0], w[2] - w[1]
-        known = np.isfinite(far) & np.isfinite(near)
-        total += np.abs(far[known]).sum()
-        agree += (np.abs(far) * np.sign(near) * np.sign(then))[known].sum()
-    smoothness = agree / total if total > 0 else np.nan
-    change, told = second - first, step * _dot(g, direction)
+    change, told = second - first, step * _dot(g, v)
     predicted = 1 - abs(change - told) / max(abs(change), abs(told), 1e-300)
-    return float(smoothness), float(abs(third - 2 * second + first) / step**2), float(predicted)
+    curvature = abs(third - 2 * second + first) / step**2
+    return float(agreement(ends)), float(curvature), float(predicted)
 
 
 def _growth(case: _Case) -> np.ndarray:

@@ -106,7 +106,7 @@ def shares_hparams(method):
 
 
 class Estimator(NamedTuple):
-    """An online hypergradient estimator: pure functions over a state thfixedarts with each task.
+    """An online hypergradient estimator: pure functions over a state that starts with each task.
 
     Examples:
       >>> estimator = hd.online.one_step(problem)
