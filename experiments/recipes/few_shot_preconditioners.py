@@ -62,8 +62,8 @@ def masks(params):
 
 def by_masks(gradient, hparams, noise):
     """The units that the task draws move, the others rest; a draw has a derivative (Gumbel)."""
-    mask = jax.nn.sigmoid((hparams[1] + noise) / TEMPERATURE)
-    return jax.tree.map(lambda g: mask * g, gradient)
+    mask, (matrix, bias) = jax.nn.sigmoid((hparams[1] + noise) / TEMPERATURE), gradient
+    return mask[None] * matrix, mask * bias
 
 
 KINDS = {

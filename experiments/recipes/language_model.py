@@ -91,7 +91,7 @@ def sample_outer(key, task):
     return task[1][jax.random.randint(key, (BATCH,), 0, len(task[1]))]
 
 
-def train(data, hparams, stretches, rate):
+def train(data, hparams, stretches, rate, inner_loss=inner_loss):
     """(λ, test loss) after one run of training, in which λ moves unless its rate is 0."""
     texts, clean, test, _ = data
     optimizer = optax.adam(3e-3, eps_root=1e-10)

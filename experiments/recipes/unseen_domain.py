@@ -90,7 +90,7 @@ def compare(seed, meta_steps=META_STEPS):
     keys = jax.random.split(jax.random.key(seed))
     domains, unseen = make_domains(keys[0], SOURCES), make_domains(keys[1], UNSEEN)
     learnt = learn(domains, seed, meta_steps)
-    grid = jnp.linspace(-8.0, 1.0, 28)[:, None] * jnp.ones(FEATURES)
+    grid = jnp.repeat(jnp.linspace(-8.0, 1.0, 28)[:, None], FEATURES, axis=1)
     one = grid[jnp.argmin(jax.lax.map(lambda h: transfer(domains, h), grid))]
     penalties = {"none": START - 20, "one for all, by a grid": one, "learnt": learnt}
     return learnt, {name: float(errors(domains, h, unseen).mean()) for name, h in penalties.items()}

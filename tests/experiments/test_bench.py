@@ -4,10 +4,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.bench import schedules
+from experiments.bench import darts, rater, schedules
 from experiments.bench.cost import fits
 from experiments.bench.images import make_call
 from experiments.bench.long import by_halves
@@ -64,6 +65,27 @@ def test_peers_are_held_against_ours_and_timed(tmp_path, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert "| logistic | rmd | jax_grad |" in captured.out and (tmp_path / "peers.svg").exists()
     assert "jax_grad, logistic, rmd: another answer" in captured.err
+
+
+def test_a_cell_s_edge_is_the_mixture_of_its_operations():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, darts.CHANNELS))
+    weights = jax.tree.map(lambda w: w[0], darts.init(jax.random.key(1)))
+    outputs = {
+        name: darts.edge(x, share, weights["wide"], weights["narrow"])
+        for name, share in zip(darts.OPERATIONS, jnp.eye(len(darts.OPERATIONS)), strict=True)
+    }
+    assert not outputs["none"].any() and (outputs["skip"] == x).all()
+    np.testing.assert_allclose(outputs["mean pool"][:, 1, 1], x[:, :3, :3].mean((1, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(outputs["max pool"][:, 0, 0], x[:, :2, :2].max((1, 2)))
+    share = jnp.arange(6.0) / 15
+    mixed = darts.edge(x, share, weights["wide"], weights["narrow"])
+    each = sum(s * y for s, y in zip(share, outputs.values(), strict=True))
+    np.testing.assert_allclose(mixed, each, rtol=1e-6, atol=1e-6)
+
+
+def test_wrong_labels_told_are_counted():
+    wrong = np.array([True, True, True, False, False])
+    assert rater.f1(jnp.array([True, False, False, True, False]), wrong) == 2 * 1 / (2 + 3)
 
 
 def test_a_peer_that_cannot_be_installed_is_left_out(tmp_path, capsys, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 import hdistill as hd
 from experiments.recipes import (
     equinox_example_weights,
+    few_shot_preconditioners,
     few_shot_sinusoids,
     host_loader,
     hyper_cleaning,
@@ -21,6 +22,8 @@ from experiments.recipes import (
     logging_run,
     long_sources,
     nnx_learning_rates,
+    rater,
+    unseen_domain,
     weight_decay,
 )
 from tests.problems import Case, assert_close, grad_of_unroll
@@ -29,6 +32,11 @@ ALONE = {"jax", "jax.numpy", "optax", "hdistill"}
 PLOT = {"matplotlib.pyplot", "numpy", "pathlib"}
 RECIPES = {  # what each may import besides
     equinox_example_weights: {"equinox"} | PLOT,
+    few_shot_preconditioners: {
+        "collections.abc",
+        "typing",
+        "experiments.recipes.few_shot_sinusoids",
+    },
     few_shot_sinusoids: set(),
     host_loader: {"grain", "numpy"},
     hyper_cleaning: set(),
@@ -38,6 +46,8 @@ RECIPES = {  # what each may import besides
     logging_run: {"csv", "tensorboardX", "experiments.recipes.weight_decay"} | PLOT,
     long_sources: {"flax", "functools", "experiments.recipes.language_model"} | PLOT,
     nnx_learning_rates: {"flax"},
+    rater: {"experiments.recipes.language_model"},
+    unseen_domain: set(),
     weight_decay: set(),
 }
 STEPS = 3
@@ -114,6 +124,21 @@ def test_maml_is_ahead_of_its_first_order():
     assert exact < 0.9 * first_order < 4
 
 
+@pytest.mark.parametrize("name", ["Meta-Curvature", "MT-net"])
+def test_a_learnt_step_is_ahead_of_the_one_it_began_as(name):
+    hparams, params = few_shot_preconditioners.learn(name, 7, meta_steps=60)
+    start = few_shot_preconditioners.KINDS[name].start(params)
+    learnt, plain = (few_shot_preconditioners.test_error(name, h, params) for h in (hparams, start))
+    assert learnt < 0.9 * plain
+
+
+def test_what_differs_from_domain_to_domain_is_penalised():
+    hparams, errors = unseen_domain.compare(7, meta_steps=80)
+    same, other = jnp.split(hparams, 2)
+    assert jnp.median(other) > jnp.median(same) + 1
+    assert errors["learnt"] < errors["none"]
+
+
 def test_hyper_cleaning_finds_the_wrong_labels(tmp_path):
     optimizer = optax.sgd(0.3, momentum=0.9)
     hparams, wrong, losses = hyper_cleaning.learn(1, optimizer, tmp_path)
@@ -138,6 +163,23 @@ def test_a_language_model_s_bad_texts_lose_weight(monkeypatch):
     assert hparams[bad].mean() < hparams[~bad].mean() - 0.3
     hparams = np.asarray(hparams)
     assert language_model.plot(hparams, bad, {"a": 2.1}).axes
+
+
+def test_a_rater_moves_as_the_weights_that_it_gives():
+    """By the chain rule: the hypergradient of each text's weight, pulled back to the rater."""
+    texts = language_model.make_data(1, 40)[0]
+    hparams = rater.init(jax.random.key(0)) | {"out": jnp.linspace(-1.0, 1.0, rater.HIDDEN)}
+    rating, pull = jax.vjp(lambda h: rater.logits(h, texts), hparams)
+    index = jax.random.randint(jax.random.key(1), (STEPS, 10), 0, 40)
+    batches = texts[index], index
+    params, optimizer = language_model.init(jax.random.key(2)), optax.sgd(1.0, momentum=0.9)
+    found = []
+    for recipe, h in ((language_model, rating), (rater, hparams)):
+        losses = recipe.inner_loss, language_model.outer_loss
+        problem = hd.from_losses(*losses, optimizer)
+        weights = hd.InnerState(params, optimizer.init(params))
+        found.append(hd.offline.reverse_mode(problem, h, weights, batches, texts[:7]).total)
+    assert_close(found[1], pull(found[0])[0], rtol=1e-9)
 
 
 def test_rates_of_an_nnx_network_help_on_new_tasks():
