@@ -3,7 +3,8 @@
     python -m experiments.bench
 
 Each is a process of its own, with its table, CSV and picture in OUT; the others (`images`, `long`,
-`kills`, `half`, `diagnosis`, `smooth`, `schedules`, `darts`, `rater`) are run by name, as `python -m experiments.bench.images`.
+`kills`, `half`, `diagnosis`, `smooth`, `schedules`, `darts`, `rater`) are run by name, as `python
+-m experiments.bench.images`.
 """
 
 import dataclasses

@@ -85,7 +85,9 @@ def pool(x, initial, reduce):
 
 def edge(x, share, wide, narrow):
     """A mixture of the operations, by their shares [6]."""
-    normal = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5)
+    axes = (0, 1, 2)
+    spread = jnp.sqrt(x.var(axes, keepdims=True) + 1e-5)
+    normal = (x - x.mean(axes, keepdims=True)) / spread
     outputs = (
         jnp.zeros_like(x),
         x,
@@ -109,7 +111,7 @@ def logits(params, shares, images):
     a, b, c = (functools.partial(edge, share=s, wide=w, narrow=n) for s, w, n in sides)
     one = a(x)
     nodes = jnp.concatenate([one, b(x) + c(one)], axis=-1)
-    return nodes.mean((1, 2)) @ params["out"] + params["bias"]
+    return nodes.mean((1, 2)) @ params["out"] + params["bias"][None]
 
 
 def losses(params, shares, batch):
