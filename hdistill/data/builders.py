@@ -2,7 +2,8 @@
 
 The stock CIFAR builders read their files through TensorFlow; these read them with the standard
 library and leave the same prepared data set (name, version, features, keys, order) in array_record
-files, which plain `tfds.data_source` opens. TinyImageNet is not in TensorFlow Datasets.
+files, which plain `tfds.data_source` opens. TinyImageNet is not in TensorFlow Datasets; Omniglot
+is, but larger.
 """
 
 import io
@@ -29,7 +30,7 @@ def _png(pixels: np.ndarray) -> io.BytesIO:
 with tfds.core.registered.skip_registration():
 
     class _FromArchive(tfds.core.GeneratorBasedBuilder):
-        """The part that all three share: the archive, in data_dir/manual or downloaded to there."""
+        """The part that all share: the archive, in data_dir/manual or downloaded to there."""
 
         archive: Archive
 
@@ -132,3 +133,51 @@ with tfds.core.registered.skip_registration():
                         key = pathlib.PurePosixPath(name).stem
                         image = io.BytesIO(archive.read(name))
                         yield key, {"id": key, "image": image, "label": key.split("_")[0]}
+
+    class _Omniglot(_FromArchive, tfds.core.GeneratorBasedBuilder):
+        """Drawings of letters, 20 of each, from 105x105 to 28x28; ink is black.
+
+        TensorFlow Datasets' own has both archives, at 105x105.
+        """
+
+        VERSION = tfds.core.Version("1.0.0")
+        LETTERS: int
+
+        def _info(self):
+            features = {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(28, 28, 3), encoding_format="png"),
+                "label": tfds.features.ClassLabel(num_classes=self.LETTERS),
+            }
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("image", "label"),
+                homepage="https://github.com/brendenlake/omniglot/",
+            )
+
+        def _split_generators(self, dl_manager):
+            path = dl_manager.download(self.archive.url)
+            with zipfile.ZipFile(path) as archive:
+                drawings = sorted(n for n in archive.namelist() if n.endswith(".png"))
+            letters = {name: "/".join(name.split("/")[1:3]) for name in drawings}
+            self.info.features["label"].names = sorted(set(letters.values()))
+            return {"train": self._generate_examples(path, letters)}
+
+        def _generate_examples(self, path, letters):
+            with zipfile.ZipFile(path) as archive:
+                for name, letter in letters.items():
+                    with Image.open(io.BytesIO(archive.read(name))) as drawing:
+                        small = drawing.convert("L").resize((28, 28), Image.Resampling.LANCZOS)
+                    key = pathlib.PurePosixPath(name).stem
+                    image = _png(np.asarray(small.convert("RGB")))
+                    yield f"{letter}/{key}", {"id": key, "image": image, "label": letter}
+
+    class OmniglotBackground(_Omniglot):
+        """964 letters of 30 alphabets."""
+
+        LETTERS = 964
+
+    class OmniglotEvaluation(_Omniglot):
+        """659 letters of 20 other alphabets."""
+
+        LETTERS = 659

@@ -38,8 +38,8 @@ class Dataset(NamedTuple):
     split: ClassSplit | None = None
 
 
-# Sizes and sums of the two CIFARs as TensorFlow Datasets 4.9.10 has them; classes split as in
-# Section 5 of Lee et al. 2022: 50/20/30 by index, and 100/40/60 by sorted WordNet id.
+# Sizes and sums of the CIFARs and of Omniglot as TensorFlow Datasets 4.9.10 has them; classes split
+# as in Section 5 of Lee et al. 2022: 50/20/30 by index, and 100/40/60 by sorted WordNet id.
 DATASETS = {
     "cifar10": Dataset(
         "Cifar10",
@@ -72,5 +72,26 @@ DATASETS = {
         200,
         {"tinyimagenet64": PoolOf("train", 64), "tinyimagenet32": PoolOf("train", 32)},
         ClassSplit(range(100), range(100, 140), range(140, 200)),
+    ),
+    # Lake et al. 2015: 30 alphabets to learn from, 20 others to test on.
+    "omniglot-background": Dataset(
+        "OmniglotBackground",
+        Archive(
+            "https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip",
+            9464212,
+            "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+        ),
+        964,
+        {"omniglot-background": PoolOf("train", 28)},
+    ),
+    "omniglot-evaluation": Dataset(
+        "OmniglotEvaluation",
+        Archive(
+            "https://github.com/brendenlake/omniglot/raw/master/python/images_evaluation.zip",
+            6462886,
+            "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+        ),
+        659,
+        {"omniglot-evaluation": PoolOf("train", 28)},
     ),
 }

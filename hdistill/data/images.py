@@ -1,4 +1,4 @@
-"""CIFAR-100, CIFAR-10 and TinyImageNet as pools: decoded once, loaded in a second."""
+"""CIFAR-100, CIFAR-10, TinyImageNet and Omniglot as pools: decoded once, loaded in a second."""
 
 import pathlib
 
@@ -16,18 +16,19 @@ def load(name: str, data_dir) -> Pool:
         DATA_DIR/NAME.npz               a pool, used as it is
         DATA_DIR/cifar100/3.0.2/ ...    a set that TensorFlow Datasets has prepared
         DATA_DIR/manual/FILE            the published archive, put there by hand
-        the archive's URL               (about 170 MB for CIFAR, 250 MB for TinyImageNet)
+        the archive's URL               (CIFAR: 170 MB, TinyImageNet: 250, Omniglot: 16)
 
     and leaves the pool in DATA_DIR/NAME.npz. TensorFlow is not needed; TensorFlow Datasets and
     Pillow are, unless the pool is there.
 
     Args:
       name: "cifar100" (its 500 training images for each class), "cifar10-train", "cifar10-test",
-        "tinyimagenet64" or "tinyimagenet32" (each pixel the mean of four).
+        "tinyimagenet64" or "tinyimagenet32" (each pixel the mean of four), "omniglot-background" or
+        "omniglot-evaluation" (20 drawings of each letter, 28x28).
       data_dir: folder.
 
     Returns:
-      A `Pool`, sorted by class; classes in CIFAR's own order or by sorted WordNet id.
+      A `Pool`, sorted by class; classes in CIFAR's own order or by sorted name.
 
     Raises:
       ValueError: another name; an archive that is not the published one, with the size and the

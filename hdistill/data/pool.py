@@ -152,11 +152,7 @@ def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask
       ValueError: images of another shape, more ways than classes, or a corruption outside [0, 1].
     """
     images = jnp.asarray(images)
-    if images.ndim != 5:
-        raise ValueError(f"images: shape {images.shape}; expected [classes, per class, H, W, 3]")
-    classes, per_class = images.shape[:2]
-    if check_count("ways", ways) > classes:
-        raise ValueError(f"ways={ways}: expected 1..{classes}, the number of classes")
+    classes, per_class = _check_images(images, ways)
     if not 0 <= corruption <= 1:
         raise ValueError(f"corruption={corruption}: expected a probability")
     class_key, order_key, corrupt_key, label_key = jax.random.split(key, 4)
@@ -170,6 +166,58 @@ def sample_task(key, images, *, ways: int, corruption: float = 0.0) -> ImageTask
     )
     noisy = replace_labels(corrupt_key, label_key, inner.labels, corruption, ways)
     return ImageTask(inner._replace(labels=noisy), outer)
+
+
+def sample_shots(key, images, *, ways: int, shots: int) -> ImageTask:
+    """Draws a few-shot task: `shots` images of each of `ways` classes, and their others to test on.
+
+    Examples:
+      >>> from hdistill.data.pool import sample_shots
+      >>> letters = jnp.zeros((30, 20, 28, 28, 3), jnp.uint8)  # 30 classes of 20 images
+      >>> task = sample_shots(jax.random.key(0), letters, ways=5, shots=1)
+      >>> task.inner.images.shape, task.outer.labels.shape
+      ((5, 28, 28, 3), (95,))
+
+    Args:
+      key: PRNG key.
+      images: uint8 [classes, per class, H, W, 3], from `Pool.by_class`.
+      ways: classes of the task, relabelled 0..ways-1.
+      shots: images of each to train on.
+
+    Returns:
+      An `ImageTask`, its examples class by class. No image is in both.
+
+    Raises:
+      ValueError: images of another shape, more ways than classes, or shots that leave no image to
+        test on.
+    """
+    images = jnp.asarray(images)
+    classes, per_class = _check_images(images, ways)
+    if check_count("shots", shots) >= per_class:
+        raise ValueError(f"shots={shots}: expected 1..{per_class - 1}, of {per_class} images each")
+    class_key, order_key = jax.random.split(key)
+    chosen = jax.random.permutation(class_key, classes)[:ways]
+    keys = jax.random.split(order_key, ways)
+    order = jax.vmap(lambda one: jax.random.permutation(one, per_class))(keys)
+    drawn = images[chosen[:, None], order]
+    labels = jnp.broadcast_to(jnp.arange(ways, dtype=jnp.int32)[:, None], (ways, per_class))
+
+    def part(which):
+        return Examples(
+            drawn[:, which].reshape(-1, *images.shape[2:]), labels[:, which].reshape(-1)
+        )
+
+    return ImageTask(part(slice(shots)), part(slice(shots, None)))
+
+
+def _check_images(images, ways: int) -> tuple[int, int]:
+    """(classes, images of each); raises ValueError for another shape or too many ways."""
+    if images.ndim != 5:
+        raise ValueError(f"images: shape {images.shape}; expected [classes, per class, H, W, 3]")
+    classes, per_class = images.shape[:2]
+    if check_count("ways", ways) > classes:
+        raise ValueError(f"ways={ways}: expected 1..{classes}, the number of classes")
+    return classes, per_class
 
 
 def replace_labels(which_key, label_key, labels, probability: float, ways: int):

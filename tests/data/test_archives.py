@@ -200,11 +200,36 @@ def test_tinyimagenet_at_both_sizes(tmp_path, monkeypatch):
         np.testing.assert_allclose(pool.images.mean((1, 2)), expected, atol=3)
 
 
+def test_omniglot_is_made_small(tmp_path, monkeypatch):
+    letters = [f"Alphabet_{i % 30:02d}/character{i // 30 + 1:02d}" for i in RNG.permutation(964)]
+    path = tmp_path / "manual" / "images_background.zip"
+    path.parent.mkdir()
+    rows = {}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images_background/", "")
+        for letter in letters:
+            rows[letter] = int(RNG.integers(1, 4))  # of five blocks of 21 pixels, the black one
+            drawing = np.full((105, 105), 255, np.uint8)
+            drawing[21 * rows[letter] : 21 * rows[letter] + 21] = 0
+            for i in range(2):
+                body = io.BytesIO()
+                Image.fromarray(drawing).convert("1").save(body, "PNG")
+                name = f"images_background/{letter}/{letter[-2:]}_{i}.png"
+                archive.writestr(name, body.getvalue())
+    published = describe(path, "http://127.0.0.1:9/images_background.zip")
+    publish(monkeypatch, "omniglot-background", published)
+    pool = images.load("omniglot-background", tmp_path)
+    assert pool.images.shape == (2 * 964, 28, 28, 3) and pool.names == tuple(sorted(letters))
+    middle = 28 / 5 * (np.array([rows[name] for name in pool.names]) + 0.5)
+    found = pool.images.mean((2, 3)).argmin(1)[::2]  # the darkest line of each letter
+    assert (np.abs(found + 0.5 - middle) < 2.5).all()
+
+
 def test_published_archives_are_those_of_tensorflow_datasets():
     from tensorflow_datasets.core.download import checksums
 
     known = checksums.get_all_url_infos()
-    for name in ("cifar10", "cifar100"):
+    for name in ("cifar10", "cifar100", "omniglot-background", "omniglot-evaluation"):
         archive = DATASETS[name].archive
         info = known[archive.url]
         assert (info.size, info.checksum) == (archive.size, archive.sha256)

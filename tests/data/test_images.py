@@ -8,7 +8,7 @@ import pytest
 from hdistill.data.augment import crop_and_flip, draw_batch, normalize
 from hdistill.data.datasets import DATASETS
 from hdistill.data.images import load
-from hdistill.data.pool import Examples, Pool, sample_task
+from hdistill.data.pool import Examples, Pool, sample_shots, sample_task
 
 
 def coded_images(classes=12, per_class=20):
@@ -39,6 +39,22 @@ def test_task_halves_share_classes_and_no_image():
     assert sorted(classes) == list(range(5))
     counts = np.bincount(np.concatenate([half.labels for half in task]), minlength=5)
     np.testing.assert_array_equal(counts, 20)
+
+
+def test_shots_are_as_many_of_each_class_and_the_others_are_tested_on():
+    task = jax.jit(lambda key: sample_shots(key, coded_images(), ways=5, shots=3))(
+        jax.random.key(0)
+    )
+    parts = [{tuple(i) for i in np.asarray(part.images[:, 0, 0, :2])} for part in task]
+    assert len(parts[0]) == 15 and len(parts[1]) == 85 and not parts[0] & parts[1]
+    np.testing.assert_array_equal(task.inner.labels, np.repeat(np.arange(5), 3))
+    for part in task:
+        pairs = {(int(y), int(x)) for y, x in zip(part.labels, part.images[:, 0, 0, 0])}
+        assert len(pairs) == 5 == len({x for _, x in pairs})
+    other = sample_shots(jax.random.key(1), coded_images(), ways=5, shots=3)
+    assert {tuple(i) for i in np.asarray(other.inner.images[:, 0, 0, :2])} != parts[0]
+    with pytest.raises(ValueError, match="shots=20: expected 1..19"):
+        sample_shots(jax.random.key(0), coded_images(), ways=5, shots=20)
 
 
 def test_tasks_draw_every_class_alike():
