@@ -53,7 +53,7 @@ def test_shots_are_as_many_of_each_class_and_the_others_are_tested_on():
         assert len(pairs) == 5 == len({x for _, x in pairs})
     other = sample_shots(jax.random.key(1), coded_images(), ways=5, shots=3)
     assert {tuple(i) for i in np.asarray(other.inner.images[:, 0, 0, :2])} != parts[0]
-    with pytest.raises(ValueError, match="shots=20: expected 1..19"):
+    with pytest.raises(ValueError, match=r"shots=20: expected 1\.\.19"):
         sample_shots(jax.random.key(0), coded_images(), ways=5, shots=20)
 
 
