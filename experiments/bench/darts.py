@@ -121,11 +121,13 @@ def losses(params, shares, batch):
     )
 
 
-PROBLEM = hd.from_losses(
-    lambda params, hparams, batch: loss(params, jax.nn.softmax(hparams), batch),
-    lambda params, hparams, batch: loss(params, jax.nn.softmax(hparams), batch),
-    OPTIMIZER,
-)
+def mixed_loss(params, hparams, batch):
+    """The loss of a cell whose shares are learnt."""
+    return loss(params, jax.nn.softmax(hparams), batch)
+
+
+PROBLEM = hd.from_losses(mixed_loss, mixed_loss, OPTIMIZER)
+FIXED = hd.from_losses(loss, loss, OPTIMIZER)  # the shares as they are given
 
 
 def draw(key, data):
@@ -162,14 +164,9 @@ def train(shares, train, held_out, seed, steps):
     """(mean loss, accuracy) on images held out, after training a cell from scratch."""
     key = jax.random.key(seed)
     params = init(jax.random.fold_in(key, 1))
-
-    def step(weights, key):
-        gradient = jax.grad(loss)(weights.params, shares, draw(key, train))
-        updates, state = OPTIMIZER.update(gradient, weights.opt_state)
-        return hd.InnerState(optax.apply_updates(weights.params, updates), state), None
-
-    weights = hd.InnerState(params, OPTIMIZER.init(params))
-    params = jax.lax.scan(step, weights, jax.random.split(key, steps))[0].params
+    weights, keys = hd.InnerState(params, OPTIMIZER.init(params)), jax.random.split(key, steps)
+    end = hd.unroll(FIXED, shares, weights, lambda t: draw(keys[t], train), horizon=steps)
+    params = end.params
     guess = logits(params, shares, held_out[0]).argmax(-1)
     return loss(params, shares, held_out), jnp.mean(guess == held_out[1])
 

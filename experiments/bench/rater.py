@@ -183,7 +183,7 @@ def make_stream(way: Way, rate: float | None) -> hd.Stream:
 
 
 def f1(found, wrong) -> float:
-    """Of the wrong labels that are told."""
+    """The F1 score of the labels found to be wrong."""
     found = np.asarray(found)
     return float(2 * np.sum(found & wrong) / (np.sum(found) + np.sum(wrong)))
 

@@ -29,6 +29,7 @@ from experiments.image_meta.setting import MODELS, make_setting
 from experiments.recipes.few_shot_sinusoids import init, sample_tasks
 from experiments.run.command import check_once, run_command
 from experiments.run.images import WAYS
+from hdistill.checks.values import check_count
 
 ACTIVATIONS: dict[str, Callable] = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "tanh": jnp.tanh}
 OPTIMIZERS: dict[str, Callable] = {
@@ -64,8 +65,7 @@ class Config:
     def check(self) -> None:
         """Raises ValueError for an option out of range."""
         check_once("problem", self.problem)
-        if self.seeds < 1:
-            raise ValueError(f"seeds={self.seeds}: expected at least 1")
+        check_count("seeds", self.seeds)
 
 
 class Family(NamedTuple):
@@ -152,14 +152,15 @@ def at_the_end(estimator: hd.Estimator, problem, hparams, weights, batches, oute
     state = estimator.init(weights, hparams, jax.tree.map(lambda x: x[0], batches))
     zeros = hd.Hypergradient(*2 * [optax.tree.zeros_like(hparams)])
 
-    def step(carry, batch):
-        weights, state, _ = carry
+    def step(carry, at):
+        (weights, state, _), (batch, key) = carry, at
         after = problem.update(weights, hparams, batch)
         transition = hd.Transition(weights, after, hparams, batch, outer)
-        hypergradient, state = estimator.step(state, transition, jax.random.key(0))
+        hypergradient, state = estimator.step(state, transition, key)
         return (after, state, hypergradient), None
 
-    return jax.lax.scan(step, (weights, state, zeros), batches)[0][2]
+    keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(batches)[0]))
+    return jax.lax.scan(step, (weights, state, zeros), (batches, keys))[0][2]
 
 
 def cosine(one: hd.Hypergradient, other: hd.Hypergradient) -> jax.Array:

@@ -41,6 +41,19 @@ with tfds.core.registered.skip_registration():
             info = tfds.download.checksums.UrlInfo(archive.size, archive.sha256, archive.file)
             return {archive.url: info}
 
+        def _labelled_images(self, size: int, encoding: str, classes: int, home: str):
+            """The description of square images with a label each."""
+            features = {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(size, size, 3), encoding_format=encoding),
+                "label": tfds.features.ClassLabel(num_classes=classes),
+            }
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("image", "label"),
+                homepage=home,
+            )
+
         def prepare(self, root: pathlib.Path, archive: Archive) -> None:
             """Prepares the data set under root, unless it is prepared already.
 
@@ -108,16 +121,7 @@ with tfds.core.registered.skip_registration():
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            features = {
-                "id": tfds.features.Text(),
-                "image": tfds.features.Image(shape=(64, 64, 3), encoding_format="jpeg"),
-                "label": tfds.features.ClassLabel(num_classes=200),
-            }
-            return self.dataset_info_from_configs(
-                features=tfds.features.FeaturesDict(features),
-                supervised_keys=("image", "label"),
-                homepage="http://cs231n.stanford.edu/",
-            )
+            return self._labelled_images(64, "jpeg", 200, "http://cs231n.stanford.edu/")
 
         def _split_generators(self, dl_manager):
             path = dl_manager.download(self.archive.url)
@@ -144,16 +148,8 @@ with tfds.core.registered.skip_registration():
         LETTERS: int
 
         def _info(self):
-            features = {
-                "id": tfds.features.Text(),
-                "image": tfds.features.Image(shape=(28, 28, 3), encoding_format="png"),
-                "label": tfds.features.ClassLabel(num_classes=self.LETTERS),
-            }
-            return self.dataset_info_from_configs(
-                features=tfds.features.FeaturesDict(features),
-                supervised_keys=("image", "label"),
-                homepage="https://github.com/brendenlake/omniglot/",
-            )
+            home = "https://github.com/brendenlake/omniglot/"
+            return self._labelled_images(28, "png", self.LETTERS, home)
 
         def _split_generators(self, dl_manager):
             path = dl_manager.download(self.archive.url)
