@@ -8,7 +8,11 @@ Operations do not carry the lines that they come from.
 import importlib.metadata
 import os
 
-QUICK = ["--xla_backend_optimization_level=1", "--xla_llvm_disable_expensive_passes=true"]
+QUICK = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",  # both cores have work
+]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK])
