@@ -63,7 +63,7 @@ def steps() -> int:
     return 1 if jax.config.jax_disable_jit else 2
 
 
-LEARNERS = [(name, "strict") for name in ONLINE] + [("greedy", "without jit")]
+LEARNERS = [(name, "strict") for name in ONLINE] + [("robust_hyperdistill", "without jit")]
 
 
 @pytest.mark.parametrize("name, strictly", LEARNERS, indirect=["strictly"])
