@@ -36,7 +36,7 @@ lint: .venv/installed  ## style, formatting and types
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdistill needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[training,models,data]' --group test
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[training,models,data]' --group test
 	touch $@
 
 clean:
