@@ -245,9 +245,9 @@ def _reached(push, point, hparams):
     def step(carry):
         reached, _, pushes = carry
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(0), pushes))
-        noise = optax.tree.random_like(first, point)
+        noise = optax.tree.random_like(first, point, _at_random)
         known = jax.tree.map(lambda r, x: jnp.where(r, x, 0), reached, noise)
-        arrived = push(known, optax.tree.random_like(second, hparams))
+        arrived = push(known, optax.tree.random_like(second, hparams, _at_random))
         grown = jax.tree.map(lambda r, x: r | (x != 0), reached, arrived)
         pairs = zip(jax.tree.leaves(grown), jax.tree.leaves(reached))
         return grown, jnp.any(jnp.stack([(a != b).any() for a, b in pairs])), pushes + 1
@@ -256,6 +256,11 @@ def _reached(push, point, hparams):
     carry = (start, vary_like(jnp.array(True), point), vary_like(jnp.int32(0), point))
     reached, _, pushes = jax.lax.while_loop(lambda carry: carry[1], step, carry)
     return reached, pushes
+
+
+def _at_random(key, shape, dtype):
+    """Numbers in [1, 2): never 0, and half as large a program as normal ones."""
+    return 1 + jax.random.uniform(key, shape, dtype)
 
 
 _SOLVERS = {"identity": _identity, "neumann": _neumann, "cg": _cg, "exact": _exact}
