@@ -1,5 +1,6 @@
 """Standard learning: the protocol, its data, a smoke run that is cut and resumed, its report."""
 
+import functools
 import json
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from experiments.run import lanes
 from experiments.standard import __main__ as standard
 from experiments.standard.presets import PRESETS
-from experiments.standard.setting import corrupt, halves
+from experiments.standard.setting import Setting, corrupt, halves
 from hdistill.data.pool import Examples
 
 pytestmark = pytest.mark.filterwarnings("ignore::hdistill.ZeroHypergradientWarning")
@@ -46,7 +47,19 @@ def run(out, **options):
     return folder, json.loads((folder / "summary.json").read_text())
 
 
-def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(tmp_path, monkeypatch):
+@pytest.fixture
+def shared_programs(monkeypatch):
+    """What is cut and what goes on are two runs of one setting, and compile it once."""
+    stages, made = Setting.stages, {}
+    monkeypatch.setattr(standard, "make_setting", functools.cache(standard.make_setting))
+    monkeypatch.setattr(
+        Setting, "stages", lambda self, method: made.setdefault(method.label, stages(self, method))
+    )
+
+
+def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(
+    tmp_path, monkeypatch, shared_programs
+):
     train, starts = standard.train, []
 
     def watched(stream, state, *arguments, folder, **named):
