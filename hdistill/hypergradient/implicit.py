@@ -259,7 +259,7 @@ def _reached(push, point, hparams):
 
 
 def _at_random(key, shape, dtype):
-    """Numbers in [1, 2): never 0, and half as large a program as normal ones."""
+    """Numbers in [1, 2): never 0, and a smaller program than normal ones are."""
     return 1 + jax.random.uniform(key, shape, dtype)
 
 

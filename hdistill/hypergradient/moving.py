@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from hdistill.checks.reach import unchanged
 from hdistill.problem import InnerRun, Problem
+from hdistill.reversible import Reversible
 from hdistill.tree import part
 
 
@@ -42,6 +43,8 @@ def only_moving(problem: Problem, weights, moved: tuple[bool, ...]) -> Moving:
     chosen, merge = part(weights, moved)
 
     def within(function):
+        if isinstance(function, Reversible):
+            return Reversible(within(function.update), within(function.inverse))
         return lambda w, hparams, batch: part(function(merge(w), hparams, batch), moved)[0]
 
     return Moving(

@@ -113,6 +113,22 @@ def test_a_way_back_that_ends_elsewhere_is_nan():
         assert not hd.offline.reversal(wrong, *case[1:], return_info=True)[1].finite
 
 
+def test_what_phi_hands_on_is_there_on_the_way_back():
+    def there(w, shift, batch):
+        return w | {"x": w["x"] + shift * w["mask"]}
+
+    def back(w, shift, batch):
+        return w | {"x": w["x"] - shift * w["mask"]}
+
+    problem = hd.Problem(hd.Reversible(there, back), lambda w, h, d: jnp.sum(w["x"] ** 2))
+    weights = {"x": jnp.zeros(3), "mask": jnp.array([1.0, 2.0, 0.0])}
+    g, info = hd.offline.reversal(
+        problem, jnp.ones(3), weights, None, None, horizon=4, return_info=True
+    )
+    assert_close(g.total, 2 * 16 * weights["mask"] ** 2, 1e-15)  # of Σ (4 λ mask)²
+    assert info.start["mask"] is None and info.finite
+
+
 def test_memory_is_flat_in_the_horizon():
     def temporaries(method, horizon):
         case, _ = fixed(3, jnp.float32, room=800)
