@@ -518,15 +518,17 @@ for name, (batch, *words) in ODD_BATCHES.items():
     row(f"batch {name}", lambda b=batch: HYPERDISTILL.init(WEIGHTS, HPARAMS, b), *words)
 
 
-def estimate(estimator, state, **replaced):
+def estimate(estimator, state, key=KEY, **replaced):
     transition = hd.Transition(WEIGHTS, WEIGHTS, HPARAMS, BATCHES[0], OUTER)
-    return estimator.step(state, transition._replace(**replaced), KEY)
+    return estimator.step(state, transition._replace(**replaced), key)
 
 
 STATE = HYPERDISTILL.init(WEIGHTS, HPARAMS, BATCHES[0])
 row("ragged batch", lambda: estimate(HYPERDISTILL, STATE, batch=BATCHES[0][:3]), "transition.batch")
 row("another w", lambda: estimate(HYPERDISTILL, STATE, previous=jnp.ones(4)), "transition.previous")
 row("another λ", lambda: estimate(HYPERDISTILL, STATE, hparams=jnp.ones(2)), "transition.hparams")
+RAW = [None, 0, jnp.zeros(2, jnp.uint32), jax.random.split(KEY)]
+bad_values("key", lambda v: estimate(HYPERDISTILL, STATE, key=v), RAW, "one typed key")
 OTHER = hd.online.one_step(PROBLEM).init(WEIGHTS, HPARAMS, BATCHES[0])
 row("another estimator's state", lambda: estimate(HYPERDISTILL, OTHER), "state is a", "init")
 row("no state at all", lambda: estimate(HYPERDISTILL, None), "state is a NoneType", "init")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hdistill.checks.values import Signature, check_gamma
+from hdistill.checks.values import Signature, check_gamma, check_key
 from hdistill.hypergradient.distill import check_batch, check_mixing, mix_batches, mix_weights
 from hdistill.hypergradient.estimator import (
     Estimator,
@@ -106,6 +106,7 @@ def online_hyperdistill(
         )
 
     def observe(problem, state, transition, key):
+        check_key(key)
         Signature.of(state.batch).check("transition.batch", transition.batch)
         weights, share, decay_sum = mix_weights(
             gamma, state.decay_sum, state.weights, transition.previous
