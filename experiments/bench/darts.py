@@ -149,14 +149,19 @@ def make_stream(method: str) -> hd.Stream:
 
 
 def search(stream: hd.Stream, halves, seed: int, steps: int):
-    """The operation of each edge, int [3]."""
+    """λ, learnt together with the weights, [3, 6]."""
     key = jax.random.key(seed)
     params = init(key)
     weights = hd.InnerState(params, OPTIMIZER.init(params))
     state = stream.init(key, jnp.zeros((EDGES, len(OPERATIONS))), weights, halves)
     for _ in range(steps // STRETCH):
         state, _ = stream.step(state, halves)
-    return 1 + np.argmax(np.asarray(state.hparams)[:, 1:], axis=1)
+    return np.asarray(state.hparams)
+
+
+def cell_of(hparams):
+    """The operation that each edge keeps, int [3]."""
+    return 1 + np.argmax(hparams[:, 1:], axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -205,7 +210,7 @@ def main(config: Config) -> None:
         for seed in config.seed:
             for name, stream in streams.items():
                 start = time.perf_counter()
-                cell = search(stream, (first, second), seed, config.steps)
+                cell = cell_of(search(stream, (first, second), seed, config.steps))
                 keep(name, cell, tested(cell, seed), start)
             start, rng = time.perf_counter(), np.random.default_rng(seed)
             drawn = rng.integers(1, len(OPERATIONS), (config.random, EDGES))
