@@ -3,8 +3,8 @@
     python -m experiments.bench.long --horizon 1000 10000
 
 A network of 32-128-128-10 (21,898 weights), SGD with momentum, batches of 64 drawn by the step; λ
-are two decays. *training*: `hd.unroll`. *jax.grad*: of the same unroll, by hand a scan of
-checkpointed stretches. *reversal*: of `hd.reversible_sgd`, the same losses. *host*:
+are two decays. *training*: `hd.unroll`. *jax.grad*: of the same unroll, which keeps what is inside
+a step too, and by hand of a scan of checkpointed stretches. *reversal*: of `hd.reversible_sgd`, the same losses. *host*:
 `hdistill.training.reverse_mode`, its states on disk. Prints a Markdown table; medians of three
 calls, after one that compiles. Before it forward steps and weights kept, by counting: of snapshots,
 and of the two laws that bergson has (PyTorch; commit of 2026-08-18).
@@ -139,6 +139,7 @@ def programs(horizon: int) -> dict[str, Callable]:
         "snapshots=50": of(snapshots=50),
         "snapshots=10": of(snapshots=10),
         "reversal, fixed point": reversal,
+        "jax.grad of the unroll": jax.grad(train),
         "jax.grad, checkpointed by hand": by_hand(horizon),
     }
 
