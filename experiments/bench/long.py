@@ -4,10 +4,10 @@
 
 A network of 32-128-128-10 (21,898 weights), SGD with momentum, batches of 64 drawn by the step; λ
 are two decays. *training*: `hd.unroll`. *jax.grad*: of the same unroll, which keeps what is inside
-a step too, and by hand of a scan of checkpointed stretches. *reversal*: of `hd.reversible_sgd`, the same losses. *host*:
-`hdistill.training.reverse_mode`, its states on disk. Prints a Markdown table; medians of three
-calls, after one that compiles. Before it forward steps and weights kept, by counting: of snapshots,
-and of the two laws that bergson has (PyTorch; commit of 2026-08-18).
+a step too, and by hand of a scan of checkpointed stretches. *reversal*: of `hd.reversible_sgd`, the
+same losses. *host*: `hdistill.training.reverse_mode`, its states on disk. Prints a Markdown table;
+medians of three calls, after one that compiles. Before it forward steps and weights kept, by
+counting: of snapshots, and of the two laws that bergson has (PyTorch; commit of 2026-08-18).
 """
 
 import dataclasses
