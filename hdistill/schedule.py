@@ -111,7 +111,7 @@ def schedule(
         the leading axes.
       knots: the knots to begin with, as `curve` takes them; the part of λ that `of` gives has their
         structure and shapes.
-      horizon: T.
+      horizon: T. A run that goes on beyond it keeps the last values, without a warning.
       of: λ -> the knots; λ itself by default.
 
     Returns:
