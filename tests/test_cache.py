@@ -6,6 +6,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hdistill as hd
@@ -181,6 +182,20 @@ def test_what_a_function_reads_may_change_between_two_calls(monkeypatch):
     written_in_place()
     seen.append(float(call(hypergradient)))
     assert len(set(seen)) == 5
+
+
+def test_what_the_losses_of_from_losses_read_may_change_too(monkeypatch):
+    optimizer, params = optax.sgd(0.25), jnp.zeros(3)
+    weights = hd.InnerState(params, optimizer.init(params))
+    problem = hd.from_losses(
+        lambda w, h, batch: SCALE * h * jnp.sum(w), lambda w, h, batch: jnp.sum(w), optimizer
+    )
+    for scale in (1.0, 3.0):
+        monkeypatch.setattr(f"{__name__}.SCALE", scale)
+        g = hd.offline.reverse_mode(problem, jnp.ones(()), weights, None, None, horizon=2)
+        assert g.total == -scale * 0.25 * 3 * 2
+        end = problem.update(weights, jnp.ones(()), None)
+        np.testing.assert_array_equal(end.params, jnp.full(3, -0.25 * scale))
 
 
 def test_a_call_makes_no_array_on_the_host():
