@@ -7,9 +7,6 @@ import gc
 import pathlib
 
 import jax
-import pytest
-
-import hdistill as hd
 
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 # Of a process that runs documentation: what it compiles is kept too.
@@ -52,14 +49,3 @@ def pytest_collection_modifyitems(items):
         if name not in FAST:
             item.add_marker("slow")
     items.sort(key=lambda item: not item.name.startswith("test_python_runs"))
-
-
-@pytest.fixture(autouse=True)
-def programs_of_its_own(request):
-    """A test that patches the library shares no compiled program with other tests."""
-    patches = "monkeypatch" in request.fixturenames
-    if patches:
-        hd.clear_cache()
-    yield
-    if patches:
-        hd.clear_cache()

@@ -75,18 +75,6 @@ def quadratic_constants(weights=4, hparams=3, seed=0) -> QuadraticConstants:
 
 def quadratic(optimizer="sgd", horizon=8, batch=6, dtype=jnp.float64, seed=0) -> Case:
     """L_train = ½ wᵀHw - wᵀ(Cλ + mean of D), L_val = ½‖w - mean of V‖² + ½‖λ‖²."""
-    rng = np.random.default_rng(seed + 1)
-    params, hparams, batches, outer = (
-        jnp.asarray(rng.normal(size=s), dtype)
-        for s in [(4,), (3,), (horizon, batch, 4), (batch, 4)]
-    )
-    optimizer = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
-    weights = hd.InnerState(params, optimizer.init(params))
-    return Case(_quadratic(optimizer, dtype), hparams, weights, batches, outer)
-
-
-@functools.cache  # one problem in all tests, so that they share its programs
-def _quadratic(optimizer, dtype):
     hessian, coupling = (jnp.asarray(x, dtype) for x in quadratic_constants())
 
     def inner_loss(w, h, d):
@@ -95,7 +83,14 @@ def _quadratic(optimizer, dtype):
     def outer_loss(w, h, v):
         return 0.5 * jnp.sum((w - v.mean(0)) ** 2) + 0.5 * jnp.sum(h**2)
 
-    return hd.from_losses(inner_loss, outer_loss, optimizer)
+    rng = np.random.default_rng(seed + 1)
+    params, hparams, batches, outer = (
+        jnp.asarray(rng.normal(size=s), dtype)
+        for s in [(4,), (3,), (horizon, batch, 4), (batch, 4)]
+    )
+    optimizer = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    weights = hd.InnerState(params, optimizer.init(params))
+    return Case(hd.from_losses(inner_loss, outer_loss, optimizer), hparams, weights, batches, outer)
 
 
 class Data(NamedTuple):
@@ -109,22 +104,7 @@ def mlp(optimizer="sgd", horizon=6, batch=5, dtype=jnp.float64, seed=0) -> Case:
     λ holds input scales (inside the network), a log weight decay and an output shift that the
     outer loss sees directly.
     """
-    rng = np.random.default_rng(seed + 2)
 
-    def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape), dtype)
-
-    params = {"layers": [0.5 * normal(2, 3), normal(3)], "head": normal(3)}
-    hparams = {"scale": 1 + 0.1 * normal(2), "nested": (0.1 * normal(), normal() - 3)}
-    batches = Data(normal(horizon, batch, 2), normal(horizon, batch))
-    optimizer = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
-    weights = hd.InnerState(params, optimizer.init(params))
-    outer_batch = Data(normal(batch, 2), normal(batch))
-    return Case(_mlp(optimizer), hparams, weights, batches, outer_batch)
-
-
-@functools.cache
-def _mlp(optimizer):
     def predict(w, h, x):
         hidden = jnp.tanh((x * h["scale"][None]) @ w["layers"][0] + w["layers"][1][None])
         return hidden @ w["head"] + h["nested"][0]
@@ -136,7 +116,18 @@ def _mlp(optimizer):
     def outer_loss(w, h, d):
         return jnp.mean((predict(w, h, d.x) - d.y) ** 2)
 
-    return hd.from_losses(inner_loss, outer_loss, optimizer)
+    rng = np.random.default_rng(seed + 2)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    params = {"layers": [0.5 * normal(2, 3), normal(3)], "head": normal(3)}
+    hparams = {"scale": 1 + 0.1 * normal(2), "nested": (0.1 * normal(), normal() - 3)}
+    batches = Data(normal(horizon, batch, 2), normal(horizon, batch))
+    optimizer = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    weights = hd.InnerState(params, optimizer.init(params))
+    problem = hd.from_losses(inner_loss, outer_loss, optimizer)
+    return Case(problem, hparams, weights, batches, Data(normal(batch, 2), normal(batch)))
 
 
 CASES = {"quadratic": quadratic, "mlp": mlp}
@@ -206,7 +197,6 @@ SAMPLERS = {
 }
 
 
-@functools.cache
 def data_problem():
     """A problem in which data, λ and w all meet in ∂Φ/∂λ, with momentum."""
     optimizer = optax.sgd(0.1, momentum=0.5)

@@ -86,7 +86,8 @@ def online_hyperdistill(
       constant in T, and of a fit what `hd.fit_size` says.
 
     Raises:
-      ValueError: γ outside [0, 1], another size or mixing, or batches whose leading axes differ.
+      ValueError: γ outside [0, 1], another size or mixing, or batches whose leading axes
+        differ; from `step`, a key that is not one typed key.
     """
     gamma, mixing = check_gamma(gamma), check_mixing(mixing)
     fitted = isinstance(size, str) and size == "fit"

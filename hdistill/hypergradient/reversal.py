@@ -39,8 +39,9 @@ def reversal(
     `hd.reversible_sgd`.
 
     Warning: if the way back does not end at w_0 to the bit, g would be that of another trajectory:
-    it is then nan in every entry, and `info.finite` is False. Causes: a weight is
-    out of the fixed point's range; there are more steps than it has room for; the inverse is wrong.
+    it is then nan in every entry, as `info.start` is, and `info.finite` is False. Causes: a weight
+    is out of the fixed point's range; there are more steps than it has room for; the inverse is
+    wrong, or undoes to the bit only from numbers that w_0 is not one of.
 
     References:
       Maclaurin et al., "Gradient-based Hyperparameter Optimization through Reversible Learning",
@@ -108,7 +109,7 @@ def _reversal(inner: InnerRun, losses: OuterLosses):
     same = jnp.all(jnp.stack([jnp.all(a == b) for a, b in pairs]))
     between = None if values is None else values[losses.every :: losses.every]
     final, _ = inner.stretch(last, end, inner.horizon - end).steps()
-    info = OfflineInfo(final, losses.info(None, between, loss), 2 * end - 1, start=alpha)
-    info = info._replace(steps=inner.horizon + end)
     result = Hypergradient(first_order, like(total, hparams))
-    return jax.tree.map(lambda x: jnp.where(same, x, jnp.nan), result), info
+    result, alpha = jax.tree.map(lambda x: jnp.where(same, x, jnp.nan), (result, alpha))
+    info = OfflineInfo(final, losses.info(None, between, loss), 2 * end - 1, start=alpha)
+    return result, info._replace(steps=inner.horizon + end)

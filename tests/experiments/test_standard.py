@@ -52,9 +52,11 @@ def shared_programs(monkeypatch):
     """What is cut and what goes on are two runs of one setting, and compile it once."""
     stages, made = Setting.stages, {}
     monkeypatch.setattr(standard, "make_setting", functools.cache(standard.make_setting))
-    monkeypatch.setattr(
-        Setting, "stages", lambda self, method: made.setdefault(method.label, stages(self, method))
-    )
+
+    def once(self, method):
+        return made.setdefault((id(self), method.label), stages(self, method))
+
+    monkeypatch.setattr(Setting, "stages", once)
 
 
 def test_a_run_that_is_cut_in_the_second_stage_goes_on_there(

@@ -100,6 +100,7 @@ def test_a_way_back_that_ends_elsewhere_is_nan():
     with pytest.warns(hd.NonFiniteWarning):
         g, info = hd.offline.reversal(*short, return_info=True)
     assert not info.finite and np.isnan(g.total["scale"]).all()
+    assert np.isnan(info.start.params["head"]).all()  # hd.maml would move w_0 by it
     case, _ = fixed(5)
     honest = case.problem.update
 
