@@ -81,7 +81,7 @@ def implicit(
       exact: A is formed, one product for each weight (and two or three to find U), and the system
         solved. Small weights only. Where I - A_UU is singular still, or so nearly that
         less than three digits are right, the result is not finite, and `info.finite` says so.
-        (cg and neumann do not tell.) In float16 cg overflows easily: take bfloat16 or float32.
+        (cg and neumann do not tell.) In float16 cg may overflow: take bfloat16 or float32.
 
     References:
       Lorraine et al., "Optimizing Millions of Hyperparameters by Implicit Differentiation",
